@@ -9,7 +9,7 @@ import ast
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib import import_module
 from operator import index
@@ -151,14 +151,13 @@ def _refuse_code(text: bytes) -> None:
 # New arrays.
 
 
-def new_array(
+def planned_array(
     pool: "Pool",
     shape: SupportsIndex | Iterable[SupportsIndex],
     dtype: "DTypeLike",
     order: Order,
-    timeout: float | None,
-) -> "NDArray[Any]":
-    """Pool.array()."""
+) -> tuple[int, Callable[[Buffer], "NDArray[Any]"]]:
+    """Returns how many bytes Pool.array() allocates, and what makes the array of that buffer."""
     kind, sizes = np.dtype(dtype), _sizes(shape)
     if kind.subdtype is not None:
         kind, inner = kind.subdtype
@@ -172,7 +171,7 @@ def new_array(
     text = record_text(kind, sizes, order == "F")
     nbytes = math.prod(sizes, start=kind.itemsize)
     headroom = _headroom(pool, text, nbytes)
-    return pool.alloc(timeout, headroom - pool.headroom + nbytes)._array(text, headroom)
+    return headroom - pool.headroom + nbytes, lambda buf: buf._array(text, headroom)
 
 
 def _sizes(shape: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting in an event loop: what AlfQueue and Pool await, on any loop that has add_reader().
+"""Waiting in an event loop: what queues, topics and pools await, on any loop that has add_reader().
 
 Each loop has one descriptor (wakers.py), and a line of waiters for everything that it waits for. A
 turn goes to the first waiters of a line. A waiter takes only in its turn, in the step of its task
@@ -10,14 +10,14 @@ on.
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from . import errors
-from ._hot import Buffer, QueueBase
-from .burst import Burst
-from .wakers import DATA, FREE, ROOM, Waker, Wanted
+from ._hot import Buffer, LineBase, Turns
+from .named import Named
+from .wakers import FREE, ROOM, Readable, Waker, Wanted
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 T = TypeVar("T")
+One = TypeVar("One")
+Many = TypeVar("Many")
 
 
 class _Place:
@@ -39,18 +41,20 @@ class _Place:
         self.future: asyncio.Future[None] | None = None
 
 
-class _Line:
-    """The waiters of one loop for one thing, in the order in which they came."""
+class _Line(LineBase):
+    """The waiters of one loop for one thing, in the order in which they came.
+
+    LineBase has want, at the waker; turns, of waiters that have a turn and have not tried yet; and
+    alone, the future of the only waiter.
+    """
 
     def __init__(self, waker: Waker, wanted: Wanted, there: Callable[[], int]) -> None:
         self._waker = waker
         self._wanted = wanted
         self._there = there  # how many may be had now; a hint
         self.places: OrderedDict[_Place, None] = OrderedDict()
-        self.turns = 0  # waiters that have a turn and have not tried yet
-        self.want = 0  # at the waker
 
-    def go_on(self, wants: "dict[int, _Line]") -> None:
+    def go_on(self, turns: Turns) -> None:
         """Gives turns if something is there, and waits for it otherwise. While neither is done."""
         if self.turns or self.want or not self.places:
             return
@@ -61,9 +65,13 @@ class _Line:
             self.fail(error)
             return
         if self.want:
-            wants[self.want] = self
+            turns.expect(self)
         else:
             self.give(self.count())
+
+    def fired(self) -> None:
+        """Gives turns after the want has fired: Turns calls it."""
+        self.give(max(self.count(), 1))
 
     def count(self) -> int:
         try:
@@ -100,22 +108,8 @@ class _Hub:
     def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
         self.waker = Waker(loop=True)
         self._lines: dict[Wanted, _Line] = {}
-        self._wants: dict[int, _Line] = {}
-        loop.add_reader(self.waker.fd, self._ready)
-
-    def _ready(self) -> None:
-        for want in self.waker.take():
-            line = self._wants.pop(want, None)
-            if line is None:
-                continue
-            line.want = 0
-            if len(line.places) > 1:
-                line.give(max(line.count(), 1))
-                continue
-            (place,) = line.places  # the usual case, without a count
-            if place.future is not None and not place.future.done():
-                line.turns += 1
-                place.future.set_result(None)
+        self.turns = Turns(self.waker.number)
+        loop.add_reader(self.waker.fd, self.turns)
 
     async def until(
         self,
@@ -138,13 +132,14 @@ class _Hub:
         loop = get_running_loop()
         try:
             while True:
-                place.future = loop.create_future()
-                line.go_on(self._wants)
+                future = place.future = loop.create_future()
+                line.alone = future if len(line.places) == 1 else None
+                line.go_on(self.turns)
                 if wanted.what == FREE and line.want and place is next(iter(line.places)):
                     result = attempt()  # a buffer may have come before the waker counted
                     if result is not None:
                         return result
-                await place.future
+                await future
                 line.turns -= 1
                 place.future = None
                 result = attempt()
@@ -155,25 +150,33 @@ class _Hub:
             line.fail(error)
             raise
         finally:
-            self._leave(line, place, loop.is_closed())
+            self._leave(line, place, loop)
 
-    def _leave(self, line: _Line, place: _Place, closed: bool) -> None:
+    def _leave(self, line: _Line, place: _Place, loop: "asyncio.AbstractEventLoop") -> None:
         """Ends a wait, and passes the turn on if the waiter did not use it."""
         del line.places[place]
-        if closed:  # the loop; the wait ends because its task is dropped
-            self.close()
-            return
-        if place.future is not None and place.future.done() and not place.future.cancelled():
-            line.turns -= 1
+        future = place.future
+        if future is not None:
+            if loop.is_closed():  # the wait ends because its task is dropped
+                self.close()
+                return
+            if future.done() and not future.cancelled():
+                line.turns -= 1
         if line.places:
             if line._wanted.what == FREE and not line.turns and not line.want:
                 line.give(1)  # perhaps there are more
-            line.go_on(self._wants)
+            line.go_on(self.turns)
             return
         if line.want:
-            del self._wants[line.want]
+            self.turns.forget(line.want)
             self.waker.drop(line.want)
         self._lines.pop(line._wanted, None)
+
+    def try_all(self, pool: "Pool", where: int) -> None:
+        """Gives a turn to all that wait there: an object was closed, and raises for its waiters."""
+        for wanted, line in list(self._lines.items()):
+            if wanted.pool is pool and wanted.where == where and wanted.what != FREE:
+                line.give()
 
     def close(self) -> None:
         self.waker.close()
@@ -196,49 +199,129 @@ def hub() -> _Hub:
     return found
 
 
-async def free_buffer(pool: "Pool", size: int | None) -> Buffer:
-    """Takes a free buffer with room for size bytes, and waits for one."""
-    with contextlib.suppress(errors.PoolExhausted):
-        return pool.alloc(0, size)
-    needed, sizes = pool.headroom + int(size or 0), pool.geometry.sizes
-    fits = (i for i, one in enumerate(sizes) if one.buffer_size >= needed)
-    wanted = Wanted(pool, next(fits, len(sizes) - 1), FREE)
+def closed(pool: "Pool", where: int) -> None:
+    """Tells the loops of all threads that an object of that queue or topic was closed."""
+    for loop, found in list(_hubs.items()):
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(found.try_all, pool, where)
 
-    def alloc() -> Buffer | None:
+
+async def until_free(pool: "Pool", size: int | None, alloc: Callable[[], T]) -> T:
+    """Returns alloc(), which takes free buffers with room for size bytes, and waits for them."""
+
+    def alloc_if_free() -> T | None:
         try:
-            return pool.alloc(0, size)
+            return alloc()
         except errors.PoolExhausted:
             return None
 
-    return await hub().until(wanted, alloc, lambda: 1)
+    taken = alloc_if_free()
+    if taken is not None:
+        return taken
+    needed, sizes = pool.headroom + int(size or 0), pool.geometry.sizes
+    fits = (i for i, one in enumerate(sizes) if one.buffer_size >= needed)
+    wanted = Wanted(pool, next(fits, len(sizes) - 1), FREE)
+    return await hub().until(wanted, alloc_if_free, lambda: 1)
 
 
-class AwaitedQueue(QueueBase):
-    """The methods of AlfQueue that are awaited."""
+class Taken(Readable, Generic[One, Many]):
+    """What is awaited of something that is taken from: of AlfQueue and Subscriber."""
 
-    pool: "Pool"
-    number: int
-    capacity: int
+    if TYPE_CHECKING:  # the classes in C, and in Python, have them
 
-    if TYPE_CHECKING:  # AlfQueue has them
+        def try_get(self) -> One | None: ...
+        def get_many(self, n: int, timeout: float | None = None) -> Many: ...
 
-        @property
-        def ended(self) -> bool: ...
-        def _lane(self) -> int: ...
-        def _room(self) -> int: ...
-        def get_many(self, n: int, timeout: float | None = None) -> Burst: ...
-        def put_many(
-            self, burst: Burst | Iterable[Buffer | Burst], timeout: float | None = None
-        ) -> None: ...
+    def _there(self) -> int:
+        """Returns how many can be taken now, about."""
+        raise NotImplementedError
 
-    async def _until_data(self, take: Callable[[], T | None]) -> T:
-        return await hub().until(Wanted(self.pool, self.number, DATA), take, self.__len__)
+    def _until_data(self, take: Callable[[], T | None]) -> Coroutine[Any, Any, T]:
+        return hub().until(self._wanted(), take, self._there)
+
+    async def aget(self) -> One:
+        """Gets what get() gets; awaits it while there is none.
+
+        The tasks of one event loop get in the order in which they asked. A call that is cancelled,
+        or times out, has taken nothing. Use asyncio.timeout() for a time limit. Does not let other
+        tasks run if it need not wait.
+
+        Raises what get() raises, but not Empty.
+        """
+        return await self._until_data(self.try_get)
+
+    async def aget_many(self, n: int) -> Many:
+        """Gets what get_many(n) gets, 1 to n; awaits the first as aget() does.
+
+        Raises InvalidArgument if n is less than 1, and what aget() raises.
+        """
+        return await self._until_data(lambda: unless_empty(self.get_many, n))
+
+    def bursts(self, n: int = 64) -> AsyncIterator[Many]:
+        """Returns an asynchronous iterator over what aget_many(n) returns.
+
+        Ends after a shutdown, when nothing is left. The caller frees each burst.
+
+            async for burst in queue.bursts():
+                with burst:
+                    ...
+        """
+        return _Bursts(self, n)
+
+
+def unless_empty(take: Callable[..., T], *n: int) -> T | None:
+    """Returns take(*n, 0), or None if there is nothing."""
+    try:
+        return take(*n, 0)
+    except errors.Empty:
+        return None
+
+
+class _Bursts(Generic[Many]):
+    """What bursts() returns."""
+
+    def __init__(self, source: Taken[Any, Many], n: int) -> None:
+        self._source = source
+        self._n = n
+
+    def __aiter__(self) -> AsyncIterator[Many]:
+        return self
+
+    async def __anext__(self) -> Many:
+        try:
+            return await self._source.aget_many(self._n)
+        except errors.ShutDown:
+            raise StopAsyncIteration from None
+
+
+class Filled(Named):
+    """What is awaited of something with limited room: of AlfQueue and Topic."""
+
+    if TYPE_CHECKING:
+
+        def send(self, payload: "BytesLike", timeout: float | None = None) -> None: ...
+
+    def close(self) -> None:
+        super().close()
+        closed(self.pool, self.number)
+
+    def _give(self, buf: Buffer, timeout: float) -> None:
+        """put() or publish()."""
+        raise NotImplementedError
+
+    def _room(self) -> int:
+        """Returns how many can be put now, about."""
+        raise NotImplementedError
+
+    def _lane(self) -> int:
+        """Returns the number of the ring into which the calling thread puts."""
+        return self.number
 
     async def _until_room(self, put: Callable[..., object], items: object, n: int = 1) -> bool:
         """Calls put(items, 0) while there is no room. Returns false if the pool is exhausted."""
 
         def put_if_room() -> bool | None:
-            if self.capacity - len(self) < n and not self.ended:
+            if self._room() < n and not self.ended:
                 return None
             try:
                 put(items, 0)
@@ -251,109 +334,18 @@ class AwaitedQueue(QueueBase):
         wanted = Wanted(self.pool, self._lane(), ROOM)
         return await hub().until(wanted, put_if_room, self._room, n)
 
-    async def aget(self) -> Buffer:
-        """Takes the oldest Buffer; awaits one while the queue is empty.
-
-        The tasks of one event loop get buffers in the order in which they asked. A call that is
-        cancelled, or times out, has taken nothing. Use asyncio.timeout() for a time limit. Does not
-        let other tasks run if there is a buffer.
-
-        Raises:
-            ShutDown: the queue was shut down, and is empty.
-            QueueBusy: the queue has a single consumer, and that is another thread.
-            PoolClosed, PoolReplaced: see Pool.
-        """
-        return await self._until_data(self.try_get)
-
-    async def arecv(self) -> bytes:
-        """Takes the oldest payload as bytes, and frees its buffer; awaits one as aget() does."""
-        return await self._until_data(self.try_recv)
-
-    async def aget_many(self, n: int) -> Burst:
-        """Takes the 1 to n oldest buffers as a Burst; awaits the first as aget() does.
-
-        Raises InvalidArgument if n is less than 1, and what aget() raises.
-        """
-        return await self._until_data(lambda: self._unless_empty(self.get_many, n))
-
-    async def arecv_many(self, n: int) -> list[bytes]:
-        """Takes the 1 to n oldest payloads as recv_many() does; awaits the first as aget() does."""
-        return await self._until_data(lambda: self._unless_empty(self.recv_many, n))
-
-    def _unless_empty(self, take: Callable[[int, float], T], n: int) -> T | None:
-        try:
-            return take(n, 0)
-        except errors.Empty:
-            return None
-
-    def bursts(self, n: int = 64) -> AsyncIterator[Burst]:
-        """Returns an asynchronous iterator of bursts, each with the 1 to n oldest buffers.
-
-        Ends when the queue was shut down and is empty. The caller frees or puts each burst.
-
-            async for burst in queue.bursts():
-                with burst:
-                    ...
-        """
-        return _Bursts(self, n)
-
-    async def aput(self, buf: Buffer) -> None:
-        """Moves a Buffer to the end of the queue; awaits room while the queue is full.
-
-        The tasks of one event loop put in the order in which they asked, those with many buffers
-        too. If the call is cancelled, or times out, the Buffer is still the caller's.
-
-        Raises:
-            ShutDown: the queue was shut down.
-            BufferInUse, BufferReleased, ForeignBuffer, QueueBusy: as put().
-            PoolClosed, PoolReplaced: see Pool.
-        """
-        await self._until_room(self.put, buf)
-
-    async def aput_many(self, burst: Burst | Iterable[Buffer | Burst]) -> None:
-        """Moves a burst, or several Buffers or Bursts, to the end of the queue, all or nothing;
-        awaits room for all as aput() does.
-
-        Raises:
-            Full: it has more buffers than the queue ever holds.
-            What put_many() and aput() raise.
-        """
-        items = burst if isinstance(burst, Burst) else list(burst)
-        n = sum(len(item) if isinstance(item, Burst) else 1 for item in items)
-        if n > self.capacity:
-            self.put_many(items, 0)  # raises
-        await self._until_room(self.put_many, items, n)
-
     async def asend(self, payload: "BytesLike") -> None:
-        """Copies a bytes-like object into a new buffer and puts it; awaits a buffer and room.
+        """Copies a bytes-like object into a new buffer and sends it as send() does; awaits a buffer
+        and room.
 
         The tasks of one event loop send in the order in which they asked, unless the pool is
-        exhausted. If the call is cancelled, or times out, nothing was put.
+        exhausted. If the call is cancelled, or times out, nothing was sent.
 
-        Raises:
-            PayloadTooLarge: the payload has more bytes than all buffers of the pool hold.
-            OutOfSharedMemory: the pool must grow and cannot.
-            What aput() raises.
+        Raises what send() raises, but neither Full nor PoolExhausted.
         """
         if await self._until_room(self.send, payload):
             return
-        with await free_buffer(self.pool, memoryview(payload).nbytes) as buf:
+        size = memoryview(payload).nbytes
+        with await until_free(self.pool, size, lambda: self.pool.alloc(0, size)) as buf:
             buf.write(payload)
-            await self.aput(buf)
-
-
-class _Bursts:
-    """The bursts of a queue, for `async for`: AlfQueue.bursts()."""
-
-    def __init__(self, queue: AwaitedQueue, n: int) -> None:
-        self._queue = queue
-        self._n = n
-
-    def __aiter__(self) -> AsyncIterator[Burst]:
-        return self
-
-    async def __anext__(self) -> Burst:
-        try:
-            return await self._queue.aget_many(self._n)
-        except errors.ShutDown:
-            raise StopAsyncIteration from None
+            await self._until_room(self._give, buf)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 from . import errors
 from ._ffi import Native, ffi, lib
 from ._hot import Buffer, PoolBase
-from .awaiting import free_buffer
+from .awaiting import until_free
 from .burst import Burst
 from .codes import check
 from .geometry import CLASSES_MAX, Geometry, differences, planned
@@ -320,7 +320,7 @@ class Pool(PoolBase):
             AccessDenied: the pool was opened read-only.
             PoolClosed, PoolReplaced: see Pool.
         """
-        return await free_buffer(self, size)
+        return await until_free(self, size, lambda: self.alloc(0, size))
 
     def alloc_many(self, n: int, timeout: float | None = None, size: int | None = None) -> Burst:
         """Takes n free buffers as a Burst: all of them or none.
@@ -342,6 +342,16 @@ class Pool(PoolBase):
         burst = Burst(self, n)
         burst._alloc(timeout, size)
         return burst
+
+    async def aalloc_many(self, n: int, size: int | None = None) -> Burst:
+        """Takes n free buffers as alloc_many() does; awaits them, all or none, as aalloc() does.
+
+        Raises what alloc_many() raises; PoolExhausted only if n exceeds capacity.
+        """
+        n = at_least(n, 1, "n")
+        if n > self._least_capacity:
+            self._refuse_many(n, at_least(0 if size is None else size, 0, "size"))
+        return await until_free(self, size, lambda: self.alloc_many(n, 0, size))
 
     def _refuse_many(self, n: int, size: int) -> None:
         """Raises PoolExhausted if no size class that has size bytes can ever have n buffers."""
@@ -387,9 +397,25 @@ class Pool(PoolBase):
             PayloadTooLarge: a buffer does not hold the array and its record.
             PoolExhausted, OutOfSharedMemory, LimitReached, AccessDenied: as alloc().
         """
-        from .arrays import new_array
+        from .arrays import planned_array
 
-        return new_array(self, shape, dtype, order, timeout)
+        size, made = planned_array(self, shape, dtype, order)
+        return made(self.alloc(timeout, size))
+
+    async def aarray(
+        self,
+        shape: SupportsIndex | Iterable[SupportsIndex],
+        dtype: "DTypeLike",
+        order: Literal["C", "F"] = "C",
+    ) -> "NDArray[Any]":
+        """Takes a free buffer for a new numpy array as array() does; awaits one as aalloc() does.
+
+        Raises what array() raises, but not PoolExhausted.
+        """
+        from .arrays import planned_array
+
+        size, made = planned_array(self, shape, dtype, order)
+        return made(await self.aalloc(size))
 
     def burst(self, items: Iterable[Buffer | Burst]) -> Burst:
         """Makes one Burst of Buffers and Bursts of this pool, in their order.

@@ -10,35 +10,32 @@ import contextlib
 import errno
 import time
 from collections.abc import Iterable, Iterator
-from operator import methodcaller
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from ._hot import Buffer, timeout_seconds
-from .awaiting import AwaitedQueue
+from ._hot import Buffer, QueueBase, timeout_seconds
+from .awaiting import Filled, Taken, unless_empty, until_free
 from .burst import Burst
 from .codes import check
 from .messages import Message, read_messages
-from .names import is_name, printable
+from .named import queue_name
 from .options import INT64_MAX, MEMORY, Memory, at_least, policy_of
 from .os_errors import refuse, refuse_readonly
-from .wakers import DATA, Descriptor, Wanted
+from .wakers import DATA, Wanted
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer as BytesLike
+
     from .pool import Pool
 
 FOREVER_S = 2**32  # a longer timeout never ends
 # Codes of a call that could not put: the queue is full, no buffer is free, an item is too large.
 _NOT_PUT = frozenset((errno.ENOBUFS, errno.EAGAIN, errno.EMSGSIZE))
-# Methods after which the descriptor of fileno() is not readable if nothing is left.
-_TAKING = (
-    *("get", "get_nowait", "try_get", "recv", "try_recv", "get_array", "get_many", "recv_many"),
-    *("_take", "_move"),
-)
 
 
-class AlfQueue(AwaitedQueue):
+class AlfQueue(Taken[Buffer, Burst], Filled, QueueBase):
     """A lock-free FIFO of buffers in the pool's segment, made by Pool.create_queue.
 
     Any number of threads and processes may use a queue at the same time. If it was created for a
@@ -55,17 +52,11 @@ class AlfQueue(AwaitedQueue):
     >>> shmpool.Pool.unlink("doc-queue")
     """
 
+    _kind = "queue"
+
     def __init__(self, pool: "Pool", number: int) -> None:
-        self.pool = pool
-        self.number = number
-        self._closed = False
-        self._descriptor: Descriptor | None = None
-        info = self._info()
-        self.name = queue_name(pool.name, number, info)
-        if info.topic:
-            raise errors.QueueNotFound(
-                f"{self.name!r} of pool {pool.name!r} is a topic; Pool.topic() finds it"
-            )
+        info = self._find(pool, number)
+        self._waker = None
         self.capacity: int = info.capacity
         self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries
@@ -75,17 +66,8 @@ class AlfQueue(AwaitedQueue):
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
 
-    def _info(self, number: int | None = None) -> Native:
-        number = self.number if number is None else number
-        info = ffi.new("struct shmpool_queue_info *")
-        check(lib.shmpool_queue_info(self.pool._number, number, info), f"queue {number}")
-        return info
-
     def __repr__(self) -> str:
         return f"<shmpool.AlfQueue {self.pool.name}/{self.name} of {self.capacity}>"
-
-    def __reduce__(self) -> "tuple[methodcaller, tuple[Pool]]":
-        return methodcaller("queue", self.name), (self.pool,)
 
     @property
     def dead_letter(self) -> "AlfQueue | None":
@@ -136,19 +118,8 @@ class AlfQueue(AwaitedQueue):
         """
         if not self._closed:
             lib.shmpool_queue_release(self.pool._number, self.number)
-            self._hot_close()
             self._drop_descriptor()
-            self._closed = True
-
-    def __enter__(self) -> "AlfQueue":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise errors.PoolClosed(f"queue {self.name!r} is closed")
+            super().close()
 
     def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
         """Raises the exception for a negative code of a call of this queue.
@@ -240,13 +211,6 @@ class AlfQueue(AwaitedQueue):
         if immediate:
             self.drain()
 
-    @property
-    def ended(self) -> bool:
-        """True if a process has called shutdown()."""
-        self._refuse_closed()
-        code = lib.shmpool_queue_ended(self.pool._number, self.number)
-        return bool(check(code, f"queue {self.name!r}"))
-
     @contextlib.contextmanager
     def producer(self) -> Iterator[None]:
         """Declares the calling thread a producer of the queue during the block.
@@ -297,44 +261,90 @@ class AlfQueue(AwaitedQueue):
                 return check(code, f"queue {self.name!r}")
             self.pool._refuse_replaced()
 
-    # Waiting for several at once.
+    # Event loops, selectors and wait(): awaiting.py, wakers.py.
 
-    def fileno(self) -> int:
-        """Returns a file descriptor that is readable while the queue is not empty.
-
-        For select(), poll(), epoll, selectors, loop.add_reader() and multiprocessing's
-        connection.wait(). The first call makes the descriptor; close() closes it, as does the end
-        of this object. A get by this object, and each fileno(), makes it not readable at once if
-        nothing is left. After any other get it may stay readable for up to a quarter of a second:
-        take with try_get(), which may return None. Also readable when the queue was shut down, and
-        when a get would raise PoolClosed or PoolReplaced. Do not read from it, and do not close it.
-
-        Raises:
-            AccessDenied: the pool was opened read-only.
-            LimitReached: this process has all its file descriptors in use.
-            PoolClosed: see Pool.
-        """
-        self._refuse_closed()
-        self.pool._opened()
-        if self._descriptor is None:
-            descriptor = Descriptor(self._wanted())
-            for name in _TAKING:
-                setattr(self, name, descriptor.after(getattr(self, name)))
-            self._descriptor = descriptor
-        return self._descriptor.fileno()
-
-    def _drop_descriptor(self) -> None:
-        if self._descriptor is not None:
-            self._descriptor.close()
-            self._descriptor = None
-            for name in _TAKING:
-                delattr(self, name)
+    def _give(self, buf: Buffer, timeout: float) -> None:
+        self.put(buf, timeout)
 
     def _wanted(self) -> Wanted:
         return Wanted(self.pool, self.number, DATA)
 
     def _may_take(self) -> bool:
+        self._refuse_closed()
         return not self.empty() or self.ended
+
+    def _there(self) -> int:
+        return len(self)
+
+    async def arecv(self) -> bytes:
+        """Takes the oldest payload as bytes, and frees its buffer; awaits one as aget() does."""
+        return await self._until_data(self.try_recv)
+
+    async def arecv_many(self, n: int) -> list[bytes]:
+        """Takes the 1 to n oldest payloads as recv_many() does; awaits the first as aget() does."""
+        return await self._until_data(lambda: unless_empty(self.recv_many, n))
+
+    async def aput(self, buf: Buffer) -> None:
+        """Moves a Buffer to the end of the queue; awaits room while the queue is full.
+
+        The tasks of one event loop put in the order in which they asked, those with many buffers
+        too. If the call is cancelled, or times out, the Buffer is still the caller's.
+
+        Raises what put() raises, but not Full.
+        """
+        await self._until_room(self.put, buf)
+
+    async def aput_many(self, burst: Burst | Iterable[Buffer | Burst]) -> None:
+        """Moves a burst, or several Buffers or Bursts, to the end of the queue, all or nothing;
+        awaits room for all as aput() does.
+
+        Raises:
+            Full: it has more buffers than the queue ever holds.
+            What put_many() and aput() raise.
+        """
+        items = burst if isinstance(burst, Burst) else list(burst)
+        n = sum(len(item) if isinstance(item, Burst) else 1 for item in items)
+        if n > self.capacity:
+            self.put_many(items, 0)  # raises
+        await self._until_room(self.put_many, items, n)
+
+    async def asend_many(self, payloads: "Iterable[BytesLike]") -> None:
+        """Copies payloads into new buffers and puts them in their order, all or nothing; awaits
+        buffers and room for all.
+
+        If the call is cancelled, or times out, nothing was put. Send more payloads than the queue
+        holds in parts.
+
+        Raises:
+            Full, PoolExhausted: they are more than the queue, or the pool, ever holds.
+            What asend() raises.
+        """
+        items = tuple(payloads)
+        if not items:
+            return
+        if len(items) > self.capacity:
+            self._fail(-errno.EMSGSIZE, range(len(items)))
+        sizes = [memoryview(item).nbytes for item in items]
+        burst = await until_free(self.pool, max(sizes), lambda: self._alloc_all(sizes))
+        with burst:
+            for buf, item in zip(burst, items, strict=True):
+                buf.write(item)
+            await self._until_room(self.put_many, burst, len(items))
+
+    def _alloc_all(self, sizes: list[int]) -> Burst:
+        """Takes a free buffer with room for each of these sizes, all or none, without waiting."""
+        taken: list[Buffer] = []
+        try:
+            taken.extend(self.pool.alloc(0, size) for size in sizes)
+            return self.pool.burst(taken)
+        except BaseException:
+            for buf in taken:
+                buf.free()
+            raise
+
+    async def aget_array(self) -> "NDArray[Any]":
+        """Takes the oldest array as get_array() does; awaits one as aget() does."""
+        return await self._until_data(lambda: unless_empty(self.get_array))
 
     # Many at once.
 
@@ -533,14 +543,3 @@ def queue_names(pool: "Pool", topics: bool | None = None) -> dict[int, str]:
                 continue
             names[number] = queue_name(pool.name, number, info)
     return names
-
-
-def queue_name(pool: str, number: int, info: Native) -> str:
-    """Returns the name of a pool's queue. Raises SegmentInvalid if the name is corrupted."""
-    raw: bytes = ffi.string(info.name)
-    name = printable(raw)
-    if not is_name(name):
-        raise errors.SegmentInvalid(
-            f"pool {pool!r} is corrupted: the name of queue {number} is '{name}'"
-        )
-    return name

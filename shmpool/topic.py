@@ -6,21 +6,22 @@ Not in here: publish(), get() and Sample (hot/topic.c).
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from operator import methodcaller
 from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 from . import errors
-from ._ffi import Native, ffi, lib
+from ._ffi import ffi, lib
 from ._hot import Buffer, Sample, SubscriberBase, TopicBase, timeout_seconds
+from .awaiting import Filled, Taken
 from .burst import Burst
 from .codes import check
 from .names import printable
 from .options import at_least
 from .os_errors import refuse, refuse_readonly
-from .queue import queue_name, queue_names
+from .queue import queue_names
 from .stats import Holder
+from .wakers import MESSAGE, Wanted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +95,7 @@ def holding_subscribers(pool: "Pool") -> list[Holder]:
     ]
 
 
-class Topic(TopicBase):
+class Topic(Filled, TopicBase):
     """A named stream of messages, made by Pool.create_topic. Each subscriber gets each of them.
 
     Any number of threads and processes may publish. The topic keeps the newest `depth` messages.
@@ -112,29 +113,15 @@ class Topic(TopicBase):
     >>> shmpool.Pool.unlink("doc-topic")
     """
 
+    _kind = "topic"
+
     def __init__(self, pool: "Pool", number: int) -> None:
-        self.pool = pool
-        self.number = number
-        self._closed = False
-        info = self._info()
-        self.name = queue_name(pool.name, number, info)
-        if not info.topic:
-            raise errors.QueueNotFound(
-                f"{self.name!r} of pool {pool.name!r} is a queue; Pool.queue() finds it"
-            )
+        info = self._find(pool, number)
         self.depth: int = info.capacity
         self._hot_open(pool, number)
 
-    def _info(self) -> Native:
-        info = ffi.new("struct shmpool_queue_info *")
-        check(lib.shmpool_queue_info(self.pool._number, self.number, info), f"topic {self.number}")
-        return info
-
     def __repr__(self) -> str:
         return f"<shmpool.Topic {self.pool.name}/{self.name} of {self.depth}>"
-
-    def __reduce__(self) -> "tuple[methodcaller, tuple[Pool]]":
-        return methodcaller("topic", self.name), (self.pool,)
 
     def send(self, payload: "BytesLike", timeout: float | None = None) -> None:
         """Copies a bytes-like object into a new buffer and publishes it.
@@ -214,27 +201,28 @@ class Topic(TopicBase):
         self._refuse_closed()
         check(lib.shmpool_queue_shutdown(self.pool._number, self.number), f"topic {self.name!r}")
 
-    @property
-    def ended(self) -> bool:
-        """True if a process has called shutdown()."""
-        self._refuse_closed()
-        code = lib.shmpool_queue_ended(self.pool._number, self.number)
-        return bool(check(code, f"topic {self.name!r}"))
+    # Event loops: awaiting.py.
 
-    def close(self) -> None:
-        """Closes this object; the topic itself stays, and so do subscribers. May be repeated."""
-        self._hot_close()
-        self._closed = True
+    def _give(self, buf: Buffer, timeout: float) -> None:
+        self.publish(buf, timeout)
 
-    def __enter__(self) -> "Topic":
-        return self
+    def _room(self) -> int:
+        return check(lib.shmpool_topic_room(self.pool._number, self.number), self._what)
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    async def apublish(self, item: Buffer | Burst) -> None:
+        """Publishes as publish() does; awaits subscribers with the policy "block" that are behind.
 
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise errors.PoolClosed(f"topic {self.name!r} is closed")
+        The tasks of one event loop publish in the order in which they asked. If the call is
+        cancelled, or times out, nothing was published, and the item is still the caller's.
+
+        Raises:
+            Full: the burst has more buffers than one publish() takes.
+            What publish() raises besides.
+        """
+        n = len(item) if isinstance(item, Burst) else 1
+        if n > min(self.depth, PUBLISH_MAX):
+            self.publish(item, 0)  # raises
+        await self._until_room(self.publish, item, n)
 
     def _fail(self, code: int, item: object = None, sent: int = 0) -> NoReturn:
         """Raises the exception for a negative code of a call of this topic (hot/topic.c)."""
@@ -299,7 +287,7 @@ class Samples(list[Sample]):
                 raise
 
 
-class Subscriber(SubscriberBase):
+class Subscriber(Taken[Sample, "Samples"], SubscriberBase):
     """What one process gets of a topic, made by Topic.subscribe.
 
     Any thread of the process may use it; each message goes to one of them. A forked child may not:
@@ -310,6 +298,7 @@ class Subscriber(SubscriberBase):
     def __init__(self, topic: Topic, policy: Policy, start: Start) -> None:
         self.topic = topic
         self.policy = policy
+        self._waker = None
         self._hot_open(topic, _POLICIES[policy], _STARTS[start])
 
     def get_many(self, n: int, timeout: float | None = None) -> Samples:
@@ -334,9 +323,20 @@ class Subscriber(SubscriberBase):
                 return
             yield samples
 
+    def __aiter__(self) -> AsyncIterator[Samples]:
+        """bursts(): the same as the loop without async, in an event loop."""
+        return self.bursts(BURST)
+
+    def _wanted(self) -> Wanted:
+        return Wanted(self.topic.pool, self._where, MESSAGE)
+
+    def _there(self) -> int:
+        return self.lag
+
     def close(self) -> None:
         """Ends the subscription. Samples that were got stay valid. May be repeated."""
         self._hot_close()
+        self._drop_descriptor()
 
     def __enter__(self) -> "Subscriber":
         return self

@@ -10,10 +10,10 @@ import errno
 import select
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from . import errors
-from ._ffi import ffi, lib
+from ._ffi import lib
 from ._hot import timeout_seconds
 from .codes import check
 from .os_errors import refuse
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 DATA, ROOM, FREE = lib.SHMPOOL_DATA, lib.SHMPOOL_ROOM, lib.SHMPOOL_FREE
+MESSAGE = lib.SHMPOOL_MESSAGE
 POLL_MOST_S = 86400.0  # one poll() of a longer wait
-WANTS = 64  # that one call takes
 
 
 class Wanted(NamedTuple):
-    """What is waited for: data in a queue or room in one, by its number, or a free buffer, by the
-    number of its size class."""
+    """What is waited for: where and what are index and what of shmpool_waker_want() (shmpool.h)."""
 
     pool: "Pool"
     where: int
@@ -50,13 +49,12 @@ class Waker:
 
     Unknown to a forked child: there every call raises OSError.
 
-    loop  one thread makes all its calls, and take() when it is readable: an event loop
+    loop  one thread makes all its calls, and calls Turns when it is readable: an event loop
     """
 
     def __init__(self, loop: bool = False) -> None:
-        self._number = check(lib.shmpool_waker_make(loop), "a descriptor to wait with")
-        self.fd: int = lib.shmpool_waker_fd(self._number)
-        self._fired = ffi.new("int[]", WANTS)
+        self.number = check(lib.shmpool_waker_make(loop), "a descriptor to wait with")
+        self.fd: int = lib.shmpool_waker_fd(self.number)
 
     def want(self, wanted: Wanted, n: int = 1, stay: bool = False) -> int:
         """Waits for n of something. Returns the number of the want; 0 if they may be had now and
@@ -67,7 +65,7 @@ class Waker:
             LimitReached: no thread can be started.
         """
         pool, where, what = wanted
-        code = lib.shmpool_waker_want(self._number, pool._number, where, what, n, stay)
+        code = lib.shmpool_waker_want(self.number, pool._number, where, what, n, stay)
         if code == -errno.EAGAIN:
             raise errors.LimitReached(
                 "no thread can be started that waits for shared memory; ulimit -u raises the limit"
@@ -79,12 +77,7 @@ class Waker:
         return int(code)
 
     def drop(self, want: int) -> None:
-        lib.shmpool_waker_drop(self._number, want)
-
-    def take(self) -> list[int]:
-        """Ends the wants that have fired, 64 at the most. Returns their numbers."""
-        n = lib.shmpool_waker_take(self._number, self._fired, WANTS)
-        return [self._fired[0]] if n == 1 else [self._fired[i] for i in range(n)]
+        lib.shmpool_waker_drop(self.number, want)
 
     def refresh(self) -> int:
         """Makes the descriptor readable if a want may be had, and not readable otherwise.
@@ -92,57 +85,63 @@ class Waker:
         Returns how many may be had; a negative number if the descriptor is not this process's or
         was closed by the program.
         """
-        return int(lib.shmpool_waker_refresh(self._number))
+        return int(lib.shmpool_waker_refresh(self.number))
 
     def close(self) -> None:
-        lib.shmpool_waker_close(self._number)
+        lib.shmpool_waker_close(self.number)
 
     def __del__(self, close: Callable[[int], None] = lib.shmpool_waker_close) -> None:
         with contextlib.suppress(AttributeError):  # it was not made
-            close(self._number)
+            close(self.number)
 
 
-class Descriptor:
-    """The descriptor of one Waitable: readable while something can be taken."""
+class Readable:
+    """What has a descriptor that is readable while something can be taken."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-        self._make()
+    if TYPE_CHECKING:  # the classes in C, and in Python, have them
+        _waker: Waker | None  # None at first
 
-    def _make(self) -> None:
-        self._waker = Waker()
-        self._waker.want(self._wanted, stay=True)
+        def _wanted(self) -> Wanted: ...
+        def _may_take(self) -> bool: ...
+        def _watch(self, waker: int, /) -> None: ...
 
     def fileno(self) -> int:
-        """Returns the descriptor, which is readable now only if something can be taken.
+        """Returns a file descriptor that is readable while there is something to get.
 
-        Makes another one in a forked child, and if the program has closed this one.
+        For select(), poll(), epoll, selectors, loop.add_reader() and multiprocessing's
+        connection.wait(). The first call makes the descriptor; close() closes it, as does the end
+        of this object. A get by this object, and each fileno(), makes it not readable at once if
+        nothing is left. After any other get it may stay readable for up to a quarter of a second:
+        take with try_get(), which may return None. Also readable after a shutdown, and when a get
+        would raise PoolClosed or PoolReplaced. Do not read from it, and do not close it.
+
+        Raises:
+            AccessDenied: the pool was opened read-only.
+            LimitReached: this process has all its file descriptors in use.
+            PoolClosed: see Pool.
         """
-        if self._waker.refresh() < 0:
-            self._make()
+        self._may_take()  # raises
+        if self._waker is None or self._waker.refresh() < 0:  # of a parent, or closed by others
+            waker = Waker()
+            waker.want(self._wanted(), stay=True)
+            self._watch(waker.number)
+            self._waker = waker
         return self._waker.fd
 
-    def after(self, take: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns take, a call that takes something, with refresh() behind it."""
-
-        def taken(*args: Any, **options: Any) -> Any:
-            try:
-                return take(*args, **options)
-            finally:
-                self._waker.refresh()  # of now: a fork, or fileno(), may have made another one
-
-        return taken
-
-    def close(self) -> None:
-        self._waker.close()
+    def _drop_descriptor(self) -> None:
+        if self._waker is not None:
+            self._watch(0)
+            self._waker.close()
+            self._waker = None
 
 
 def wait(waitables: Iterable[T], timeout: float | None = None) -> list[T]:
-    """Waits until something can be taken from one of several queues of any pools. Returns those.
+    """Waits until something can be taken from one of several queues and subscribers, of any pools.
+    Returns those.
 
     Waits up to timeout seconds (None: as long as it takes, 0: not at all); returns an empty list if
-    there is nothing then. A queue that was shut down, and is empty, is among those returned.
-    Another process may take what is there before the caller does: take with try_get() or timeout=0.
+    there is nothing then. One that was shut down, and is empty, is among those returned. Another
+    caller may take what is there before the caller does: take with try_get() or timeout=0.
 
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-wait", buffer_size=64, capacity=64) as pool:

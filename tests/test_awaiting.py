@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import select
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from conftest import Child, Eventually, MakePool, at_rest, descriptors
 from test_seccomp import FILTER, NUMBERS
 
 import shmpool
+from shmpool import awaiting
 
 Start = Callable[..., Child]
 Run = Callable[..., str]
@@ -245,17 +247,18 @@ def test_a_turn_is_passed_on(queue: shmpool.AlfQueue, run_loop: RunLoop) -> None
     """A waiter that is cancelled when it has its turn passes it to the next one."""
 
     async def main() -> None:
-        first, second = await begun(queue.arecv(), queue.arecv())
+        first, second, third = await begun(*(queue.arecv() for _ in range(3)))
+        hub = awaiting.hub()
+        (line,) = hub._lines.values()
         queue.send(b"hello")
-        await asyncio.sleep(0)
-        while queue.pool and not first.done():
-            waiting = first.get_coro().cr_await  # type: ignore[union-attr]
-            if waiting is None:
-                break
-            first.cancel()
-            await asyncio.wait([first])
-        assert first.cancelled()
+        assert select.select([hub.waker.fd], [], [], 60)[0]
+        hub.turns()  # as the loop would call it now
+        assert 1 == line.turns
+        assert first.cancel()
         assert b"hello" == await second
+        assert first.cancelled()
+        queue.send(b"again")
+        assert b"again" == await third
 
     run_loop(main())
 

@@ -130,7 +130,17 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.AlfQueue, "redrive"): lambda: queue.redrive(n=1, to=None, reset=True),
         (shmpool.AlfQueue, "drain"): lambda: queue.drain(n=1),
         (kind, "aalloc"): lambda: asyncio.run(pool.aalloc(size=2)),
+        (kind, "aalloc_many"): lambda: asyncio.run(pool.aalloc_many(n=2, size=2)),
+        (kind, "aarray"): lambda: asyncio.run(pool.aarray(shape=2, dtype="u1", order="F")),
         (shmpool.AlfQueue, "asend"): lambda: asyncio.run(queue.asend(payload=b"x")),
+        (shmpool.AlfQueue, "asend_many"): lambda: asyncio.run(queue.asend_many(payloads=[b"x"])),
+        (shmpool.Topic, "asend"): lambda: asyncio.run(topic.asend(payload=b"x")),
+        (shmpool.Topic, "apublish"): lambda: asyncio.run(topic.apublish(item=pool.alloc())),
+        (shmpool.Subscriber, "bursts"): lambda: sub.bursts(n=1),
+        (shmpool.Subscriber, "aget_many"): lambda: (
+            topic.send(b""),
+            asyncio.run(sub.aget_many(n=1)),
+        ),
         (shmpool.AlfQueue, "aput"): lambda: asyncio.run(queue.aput(buf=pool.alloc())),
         (shmpool.AlfQueue, "aput_many"): lambda: asyncio.run(
             queue.aput_many(burst=pool.alloc_many(2))
@@ -215,6 +225,45 @@ def named_by(thing: Any) -> set[type]:
     ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer, "AlfQueue": shmpool.AlfQueue}
     hints = get_type_hints(thing, localns={**ours, **foreign})
     return set().union(*map(named_in, hints.values()))
+
+
+# Calls that wait and have no form that is awaited. What takes nothing loses nothing in
+# asyncio.to_thread().
+NOT_AWAITED = {
+    "Pool.attach": "takes nothing",
+    "Pool.queue": "takes nothing",
+    "Pool.topic": "takes nothing",
+    "Pool.pin": "takes nothing",
+    "AlfQueue.wait_producers": "takes nothing",
+    "AlfQueue.requeue": "with timeout=0, a Buffer that finds no room is still the caller's",
+    "Buffer.nack": "the same",
+    "Burst.nack": "the same",
+    "Burst.spread": "with timeout=0, what has no room stays in the burst, for the next try",
+    "AlfQueue.put_array": "hands an array over if only the caller refers to it; a coroutine would",
+}
+
+
+def test_what_waits_can_be_awaited() -> None:
+    """Each public method with a timeout has a form for event loops, or a reason why not. That has
+    the same parameters, but no timeout, and a Raises section or a reference to it."""
+    waiting = {
+        f"{kind.__name__}.{name}": kind
+        for kind, name in METHODS
+        if "timeout" in inspect.signature(getattr(kind, name)).parameters
+    }
+    assert len(waiting) > 15
+    without = set()
+    for label, kind in waiting.items():
+        name = label.partition(".")[2]
+        awaited = getattr(kind, "a" + name, None)
+        if awaited is None:
+            without.add(label)
+            continue
+        assert inspect.iscoroutinefunction(awaited), label
+        given = list(inspect.signature(getattr(kind, name)).parameters)
+        given.remove("timeout")
+        assert given == list(inspect.signature(awaited).parameters), label
+    assert set(NOT_AWAITED) == without
 
 
 def test_what_public_signatures_name_is_public() -> None:

@@ -181,7 +181,7 @@ static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t mos
 				 .handles = handle,
 				 .n = most,
 				 .timeout = timeout };
-	return hot_wait(&wait, shmpool_get_many(hot_queue_key(self), handle, most));
+	return hot_wait(&wait, shmpool_get_many(hot_take_key(self), handle, most));
 }
 
 /* The most payloads that one claim takes: at most RECV_BYTES, at least one. */
@@ -225,7 +225,7 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 		if (done == most || bytes >= RECV_BYTES)
 			break;
 		Py_ssize_t left = most - done;
-		got = shmpool_get_many(hot_queue_key(self), handle,
+		got = shmpool_get_many(hot_take_key(self), handle,
 				       (size_t)(left < claim ? left : claim));
 	}
 	if (likely(done && (done == most || !PyList_SetSlice(list, done, most, NULL)))) {

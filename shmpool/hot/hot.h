@@ -75,7 +75,11 @@ struct pool_object {
 struct queue_object {
 	PyObject_HEAD
 	struct pool_object *pool;
-	uint64_t key;         /* 0 when it is closed */
+	uint64_t key; /* 0 when it is closed */
+	/* The key of attempts to take; 0 also while it has a descriptor, so that a call which takes
+	 * leaves the quick way, and hot_block() makes that descriptor right after it. */
+	uint64_t take_key;
+	int waker;            /* of that descriptor, 0 for none */
 	PyObject *empty_text; /* the message of Empty */
 };
 
@@ -211,8 +215,9 @@ struct hot_wait {
 /* True if a call whose attempt returned code goes on to block. */
 static inline bool hot_must_block(int64_t code, double timeout)
 {
-	return code == -EAGAIN || code == -ENOBUFS ? timeout != 0 :
-						     code == -EINPROGRESS || code == -EBUSY;
+	return code == -EAGAIN || code == -ENOBUFS ?
+		       timeout != 0 :
+		       code == -EINPROGRESS || code == -EBUSY || code == -EBADF;
 }
 
 /* Returns the deadline, of CLOCK_MONOTONIC in ns, of a wait that begins now. */
@@ -231,6 +236,7 @@ int64_t hot_block(struct hot_wait *wait);
  *     0 or more              done                returned        returned
  *     -EAGAIN, -ENOBUFS      empty, full         returned        hot_block()
  *     -EINPROGRESS, -EBUSY   recovery may help   hot_block()     hot_block()
+ *     -EBADF                 no key: take_key    hot_block()     hot_block()
  *     other                  failed              returned        returned
  *
  * Returns what the core returned; -EBADF if another thread closed the pool (buffers just taken were
@@ -307,11 +313,24 @@ static inline uint64_t hot_queue_key(const struct queue_object *self)
 	return self->pool && self->pool->key ? self->key : 0;
 }
 
+static inline uint64_t hot_take_key(const struct queue_object *self)
+{
+	return self->pool && self->pool->key ? self->take_key : 0;
+}
+
+/* Gives the object a key, or none, and a descriptor, or none. */
+static inline void hot_queue_open(struct queue_object *self, uint64_t key, int waker)
+{
+	self->key = key;
+	self->waker = waker;
+	self->take_key = waker ? 0 : key;
+}
+
 /* Takes the oldest buffer, without waiting. 1, or a code. *c has the pool and the member for what
  * the caller does next: get and recv look them up once. */
 static inline int hot_get_once(const struct queue_object *self, struct lookup *c, uint64_t *handle)
 {
-	int got = lookup_queue(hot_queue_key(self), c);
+	int got = lookup_queue(hot_take_key(self), c);
 	if (likely(!got))
 		got = lookup_get(c, handle, 1);
 	if (likely(got > 0))
@@ -467,6 +486,12 @@ PyObject *hot_use_numpy(PyObject *module, PyObject *args);
 PyObject *hot_buffer_array(PyObject *object, PyObject *args);
 PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named);
 PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused);
+
+/* ---- turns.c ---- */
+
+extern PyTypeObject *hot_line_type, *hot_turns_type;
+extern PyType_Spec hot_line_spec, hot_turns_spec;
+int hot_turns_init(void);
 
 /* ---- objects.c ---- */
 

@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 
 PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type, *hot_burst_type,
-	*hot_topic_type, *hot_subscriber_type, *hot_sample_type;
+	*hot_topic_type, *hot_subscriber_type, *hot_sample_type, *hot_line_type, *hot_turns_type;
 uint32_t *hot_process_number;
 uint32_t hot_process_numbers;
 
@@ -59,6 +59,8 @@ static int module_exec(PyObject *module)
 	    add_type(module, "SubscriberBase", &hot_subscriber_spec, &hot_subscriber_type) ||
 	    add_type(module, "Sample", &hot_sample_spec, &hot_sample_type) ||
 	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type) ||
+	    add_type(module, "LineBase", &hot_line_spec, &hot_line_type) ||
+	    add_type(module, "Turns", &hot_turns_spec, &hot_turns_type) || hot_turns_init() ||
 	    PyModule_AddIntConstant(module, "SHORT", HOT_SHORT))
 		return -1;
 	imported = true;

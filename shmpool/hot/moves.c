@@ -72,7 +72,7 @@ PyObject *burst_get(PyObject *object, PyObject *args)
 	hot_recover_if_due(self->pool);
 	int64_t got = -EINPROGRESS;
 	if (self->room <= BURST_LOCKED_MAX || wait.timeout == 0)
-		got = shmpool_get_many(hot_queue_key(queue), self->handle, self->room);
+		got = shmpool_get_many(hot_take_key(queue), self->handle, self->room);
 	wait.queue = queue;
 	got = hot_wait(&wait, got);
 	if (unlikely(got <= 0))

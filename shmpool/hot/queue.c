@@ -14,13 +14,24 @@ static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 		return NULL;
 	Py_XSETREF(self->empty_text, Py_NewRef(empty));
 	Py_XSETREF(self->pool, (struct pool_object *)Py_NewRef(pool));
-	self->key = self->pool->key | (uint64_t)number << 48;
+	hot_queue_open(self, self->pool->key | (uint64_t)number << 48, 0);
 	Py_RETURN_NONE;
 }
 
 static PyObject *queue_hot_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	((struct queue_object *)object)->key = 0;
+	hot_queue_open((struct queue_object *)object, 0, 0);
+	Py_RETURN_NONE;
+}
+
+/* From now on a call that takes makes the waker's descriptor right. 0: there is none any more. */
+static PyObject *queue_watch(PyObject *object, PyObject *waker)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	const long number = PyLong_AsLong(waker);
+	if (number == -1 && PyErr_Occurred())
+		return NULL;
+	hot_queue_open(self, self->key, (int)number);
 	Py_RETURN_NONE;
 }
 
@@ -252,6 +263,7 @@ static PyMethodDef queue_methods[] = {
 	{ "_put_items", hot_put_items, METH_VARARGS, NULL },
 	{ "_take", HOT_FAST(queue_take), NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
+	{ "_watch", queue_watch, METH_O, NULL },
 	{ "empty", queue_empty_method, METH_NOARGS,
 	  "empty($self)\n--\n\nTrue if a get would find nothing now." },
 	{ "put", HOT_FAST(queue_put_method),

@@ -46,7 +46,10 @@ PyObject *hot_queue_move(PyObject *object, PyObject *args)
 	int reset;
 	if (!PyArg_ParseTuple(args, "Ip", &to, &reset))
 		return NULL;
-	return PyLong_FromLongLong(shmpool_move(hot_queue_key(self), to, reset));
+	const int64_t code = shmpool_move(hot_queue_key(self), to, reset);
+	if (self->waker)
+		shmpool_taken(self->waker);
+	return PyLong_FromLongLong(code);
 }
 
 /* The message is done: frees the buffer, with its last view if there are views, and wakes those

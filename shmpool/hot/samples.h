@@ -18,6 +18,9 @@ struct subscriber_object {
 	struct queue_object *topic;
 	struct subscriber in;
 	uint32_t process; /* hot_process() of the owner, HOT_RELEASED before it is open */
+	/* The same, but HOT_RELEASED while it has a descriptor: as take_key of a queue. */
+	uint32_t quick;
+	int waker; /* of that descriptor, 0 for none */
 };
 
 struct sample_object {

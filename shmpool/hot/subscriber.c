@@ -18,12 +18,24 @@ static PyObject *subscriber_hot_open(PyObject *object, PyObject *args)
 		return NULL;
 	}
 	self->topic = (struct queue_object *)Py_NewRef(topic);
-	self->process = HOT_RELEASED;
+	self->process = self->quick = HOT_RELEASED;
 	const int64_t code =
 		shmpool_subscribe(hot_queue_key(self->topic), policy, start, &self->in);
 	if (code)
 		return hot_queue_raise(self->topic, code, NULL, 0);
-	self->process = hot_process();
+	self->process = self->quick = hot_process();
+	Py_RETURN_NONE;
+}
+
+/* As that of a queue. */
+static PyObject *subscriber_watch(PyObject *object, PyObject *waker)
+{
+	struct subscriber_object *self = (struct subscriber_object *)object;
+	const long number = PyLong_AsLong(waker);
+	if (number == -1 && PyErr_Occurred())
+		return NULL;
+	self->waker = (int)number;
+	self->quick = number ? HOT_RELEASED : self->process;
 	Py_RETURN_NONE;
 }
 
@@ -60,9 +72,10 @@ static int64_t take(struct subscriber_object *self, uint64_t *handles, uint64_t 
 	const uint64_t key = samples_key(self);
 	if (!key)
 		return -EBADF;
-	if (!samples_mine(self))
+	const bool quick = likely(self->quick == *hot_process_number);
+	if (!quick && !samples_mine(self))
 		return -ECHILD;
-	struct queue_object named = { .pool = self->topic->pool, .key = key };
+	struct queue_object named = { .pool = self->topic->pool, .key = key, .waker = self->waker };
 	struct hot_wait wait = { .operation = HOT_TAKE,
 				 .pool = self->topic->pool,
 				 .queue = &named,
@@ -72,7 +85,8 @@ static int64_t take(struct subscriber_object *self, uint64_t *handles, uint64_t 
 				 .subscriber = &self->in,
 				 .sequences = sequences };
 	hot_recover_if_due(self->topic->pool);
-	return hot_wait(&wait, shmpool_take(key, &self->in, handles, sequences, n));
+	return hot_wait(&wait,
+			quick ? shmpool_take(key, &self->in, handles, sequences, n) : -EBADF);
 }
 
 static PyObject *subscriber_raise(struct subscriber_object *self, int64_t code)
@@ -122,6 +136,18 @@ static PyObject *subscriber_try_get(PyObject *object, PyObject *Py_UNUSED(unused
 	if (code == -EAGAIN)
 		Py_RETURN_NONE;
 	return subscriber_raise(self, code);
+}
+
+/* True if a get need not wait. */
+static PyObject *subscriber_may_take(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+	struct subscriber_object *self = (struct subscriber_object *)object;
+	bool unsure;
+	if (!samples_key(self) || !samples_mine(self) || self->in.closed)
+		return subscriber_raise(self, !samples_key(self)  ? -EBADF :
+					      !samples_mine(self) ? -ECHILD :
+								    -ENOTCONN);
+	return PyBool_FromLong(topic_ready(self->in.r, self->in.number, self->in.token, &unsure));
 }
 
 /* Fills a list of n new Samples, none of them filled before: no exception can lose a message. */
@@ -202,6 +228,8 @@ static PyMethodDef subscriber_methods[] = {
 	{ "_hot_open", subscriber_hot_open, METH_VARARGS, NULL },
 	{ "_hot_close", subscriber_hot_close, METH_NOARGS, NULL },
 	{ "_take_many", subscriber_take_many, METH_VARARGS, NULL },
+	{ "_watch", subscriber_watch, METH_O, NULL },
+	{ "_may_take", subscriber_may_take, METH_NOARGS, NULL },
 	{ "get", HOT_FAST(subscriber_get),
 	  "get($self, timeout=None)\n--\n\nGets the next message as a Sample: the oldest that this "
 	  "subscriber has not got, or with\nthe policy \"latest\" the newest.\n\nWaits up to "
@@ -218,7 +246,15 @@ static PyMethodDef subscriber_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
+static PyObject *subscriber_get_where(PyObject *object, void *Py_UNUSED(unused))
+{
+	struct subscriber_object *self = (struct subscriber_object *)object;
+	const uint32_t number = self->in.number << SHMPOOL_SUBSCRIBER_SHIFT;
+	return PyLong_FromUnsignedLong(samples_key(self) ? self->in.r->id | number : 0);
+}
+
 static PyGetSetDef subscriber_getset[] = {
+	{ "_where", subscriber_get_where, NULL, NULL, NULL }, /* what waits are told */
 	{ "gaps", subscriber_get_gaps, NULL, "How many messages it has missed.", NULL },
 	{ "lag", subscriber_get_lag, NULL, "How many messages it has not got yet.", NULL },
 	{ "closed", subscriber_get_closed, NULL, "True if it gets no more messages.", NULL },

@@ -12,13 +12,13 @@ static PyObject *topic_hot_open(PyObject *object, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &number))
 		return NULL;
 	Py_XSETREF(self->pool, (struct pool_object *)Py_NewRef(pool));
-	self->key = self->pool->key | (uint64_t)number << 48;
+	hot_queue_open(self, self->pool->key | (uint64_t)number << 48, 0);
 	Py_RETURN_NONE;
 }
 
 static PyObject *topic_hot_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	((struct queue_object *)object)->key = 0;
+	hot_queue_open((struct queue_object *)object, 0, 0);
 	Py_RETURN_NONE;
 }
 

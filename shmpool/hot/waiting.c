@@ -99,7 +99,8 @@ static void free_collected(struct hot_wait *wait)
 	wait->turn.have = 0;
 }
 
-int64_t hot_block(struct hot_wait *wait)
+/* Blocking calls until one settles it. */
+static int64_t block(struct hot_wait *wait)
 {
 	int64_t code;
 	if (!wait->deadline)
@@ -116,11 +117,31 @@ int64_t hot_block(struct hot_wait *wait)
 		}
 	} while (code == -EINTR);
 	free_collected(wait);
+	return code == -EINTR ? HOT_RAISED : code;
+}
+
+/* An attempt with the interpreter's lock held, by an object with a descriptor. */
+static int64_t attempt(const struct hot_wait *wait)
+{
+	const uint64_t key = hot_queue_key(wait->queue);
+	if (wait->operation == HOT_TAKE)
+		return shmpool_take(key, wait->subscriber, wait->handles, wait->sequences, wait->n);
+	return shmpool_get_many(key, wait->handles, wait->n);
+}
+
+int64_t hot_block(struct hot_wait *wait)
+{
 	const bool took = wait->operation == HOT_ALLOC || wait->operation == HOT_GET ||
 			  wait->operation == HOT_TAKE;
+	const int waker = wait->queue && took ? wait->queue->waker : 0;
+	int64_t code = waker ? attempt(wait) : -EINPROGRESS;
+	if (hot_must_block(code, wait->timeout))
+		code = block(wait);
+	if (waker)
+		shmpool_taken(waker);
 	if (code > 0 && took && !wait->pool->key)
 		return -EBADF; /* another thread closed the pool, which freed the buffers */
-	return code == -EINTR ? HOT_RAISED : code;
+	return code;
 }
 
 int64_t hot_wait_moving(struct hot_wait *wait, int64_t code, struct buffer_object *buffer)

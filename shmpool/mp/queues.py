@@ -90,9 +90,7 @@ class _Objects:
         """
         if self._closed:
             raise OSError(f"{self!r} is closed")
-        descriptor = self._queue.fileno()
-        self._take = getattr(self._queue, self._taking)  # it keeps the descriptor right
-        return descriptor
+        return self._queue.fileno()
 
     def _wanted(self) -> Wanted:
         return self._queue._wanted()

@@ -136,6 +136,15 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
 /* Moves the oldest buffer of a queue to another one: requeue_move(). */
 int64_t shmpool_move(uint64_t key, uint32_t to, int reset);
 
+/* ---- wakers: shmpool.h ---- */
+
+/* Ends up to n wants that have fired, and stores their numbers. The descriptor is not readable once
+ * there are no more. Returns how many. */
+int shmpool_waker_take(int waker, int *wants, size_t n);
+/* Goes after a call that takes: the waker's descriptor is readable then only if something is
+ * left. */
+void shmpool_taken(int waker);
+
 /* ---- topics: topic.h ---- */
 
 struct subscriber;

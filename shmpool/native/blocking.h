@@ -55,6 +55,9 @@ int blocking_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		 uint32_t n, int64_t deadline_ns);
 
+/* A publisher without room asks so often whether the subscribers that hold it up are dead. */
+#define BLOCKING_ASK_NS 20000000ll
+
 /* topic_publish() and topic_get(), waiting for room and for messages. Also -EINTR, -ESHUTDOWN. A
  * publisher that a dead subscriber holds up recovers it within about 20 ms. */
 int blocking_publish(struct qmempool *p, struct member *m, const struct alf_ring *r,

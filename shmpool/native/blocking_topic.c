@@ -4,8 +4,6 @@
  */
 #include "blocking.h"
 
-#define DEAD_ASK_NS 20000000ll /* a blocked publisher asks so often whether a subscriber is dead */
-
 struct topic_wait {
 	struct blocking b;
 	struct subscriber *s;
@@ -55,8 +53,8 @@ static int publish_sleep(struct blocking *b, int *result)
 	}
 	wait_leave(&q->room_wait, entered);
 	b->most_ns = wait_longer(b->most_ns, slept);
-	if (b->most_ns > DEAD_ASK_NS)
-		b->most_ns = DEAD_ASK_NS;
+	if (b->most_ns > BLOCKING_ASK_NS)
+		b->most_ns = BLOCKING_ASK_NS;
 	return slept;
 }
 

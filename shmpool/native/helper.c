@@ -11,12 +11,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "recover.h"
+#include "blocking.h"
+#include "tend.h"
 
 #define PLACES_MAX 127u /* futex_waitv(2) takes 128 words; one is the thread's own */
 #define STACK_BYTES (256u << 10)
@@ -40,7 +40,7 @@ struct helper {
 	uint32_t kicked;
 	uint32_t words;
 	struct futex_waitv word[1 + PLACES_MAX];
-	uint32_t pools, pool[OPENING_POOLS_MAX];
+	struct tend tend;
 	struct shown_list show;
 };
 
@@ -123,7 +123,7 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 		h->slice_ends = now + WAIT_SLICE_NS;
 	const struct place_visit v = { now, slice, late, &h->show, NULL };
 	int64_t until = h->slice_ends;
-	h->words = h->pools = 0;
+	h->words = h->tend.pools = h->tend.topics = 0;
 	h->kicked = load_seq_cst(&h->kicks); /* pairs with kick() */
 	h->word[h->words++] = (struct futex_waitv) { .val = h->kicked,
 						     .uaddr = (uintptr_t)&h->kicks,
@@ -140,6 +140,8 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 			p && (!place->ring || place->several) && (place->armed || place->fresh);
 		if (p && place->armed && place_uncertain(p, place))
 			hurry = true;
+		if (p && place->armed)
+			tend_add(&h->tend, p, place);
 		opening_end(at);
 		const bool used = place->used;
 		if (slice)
@@ -151,13 +153,6 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 				(struct futex_waitv) { .val = place->slept,
 						       .uaddr = (uintptr_t)place->word,
 						       .flags = FUTEX_32 };
-		if (p && place->armed) {
-			uint32_t i = 0;
-			while (i < h->pools && h->pool[i] != place->number)
-				i++;
-			if (i == h->pools && i < OPENING_POOLS_MAX)
-				h->pool[h->pools++] = place->number;
-		}
 		if (!place->wants && !place->listed && !place->ring && !used) {
 			*link = place->next;
 			h->count--;
@@ -170,6 +165,8 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 		*short_ns = WAIT_SHORT_NS;
 	else if (now + *short_ns < until)
 		until = now + *short_ns;
+	if (h->tend.topics && now + BLOCKING_ASK_NS < until)
+		until = now + BLOCKING_ASK_NS;
 	return h->places ? until : WAIT_FOREVER;
 }
 
@@ -222,31 +219,15 @@ void helper_forget(const struct uring *ring)
 			}
 }
 
-/* True if the pool's name stands for another file now. */
-static bool replaced(const struct segment *s)
-{
-	struct stat file;
-	return s->path[0] && !stat(s->path, &file) &&
-	       (file.st_dev != s->device || file.st_ino != s->inode);
-}
-
-/* Does what every sleeper does after a slice: asks which members are dead. Without the mutex. */
+/* Does what every sleeper does after a slice. Without the mutex. */
 static void tend(struct helper *h)
 {
-	for (uint32_t i = 0; i < h->pools; i++) {
-		uint32_t *at = opening_begin(h->pool[i]);
-		struct lookup c;
-		bool other = false;
-		if (!lookup_pool(h->pool[i], &c)) {
-			recover_if_due(c.p, c.m);
-			other = replaced(&c.p->segment);
-		}
-		opening_end(at);
-		if (!other)
+	for (uint32_t i = 0; i < h->tend.pools; i++) {
+		if (!tend_pool(h->tend.pool[i]))
 			continue;
 		helper_lock();
 		for (struct place *place = h->places; place; place = place->next)
-			if (place->number == h->pool[i])
+			if (place->number == h->tend.pool[i])
 				place_settle(place, UINT32_MAX, &h->show, NULL);
 		unlock_and_show(h);
 	}
@@ -255,13 +236,17 @@ static void tend(struct helper *h)
 static void *run(void *argument)
 {
 	struct helper *h = argument;
-	int64_t short_ns = WAIT_SHORT_NS, tended = wait_now();
+	int64_t short_ns = WAIT_SHORT_NS, tended = wait_now(), asked = tended;
 	bool late = false;
 	for (;;) {
 		helper_lock();
 		int64_t now = wait_now(), until = visit_all(h, now, &short_ns, late);
 		unlock_and_show(h);
-		if (h->pools && now - tended >= WAIT_SLICE_NS) {
+		if (h->tend.topics && now - asked >= BLOCKING_ASK_NS) {
+			asked = now;
+			tend_topics(&h->tend);
+		}
+		if (h->tend.pools && now - tended >= WAIT_SLICE_NS) {
 			tended = now;
 			tend(h);
 		}
@@ -293,15 +278,17 @@ static int start(struct helper *h)
 	return -error;
 }
 
-/* A pool is closed in this process: its mapping goes. */
-static void pool_ends(uint32_t number)
+/* Ends the waits in a pool that is closed in this process, or those with that index. */
+static void end_waits(uint32_t number, const uint32_t *index)
 {
 	if (!ours || helper_lock())
 		return;
 	for (struct helper *h = ours->helpers; h; h = h->next) {
 		bool found = false;
 		for (struct place *place = h->places; place; place = place->next)
-			if (place->number == number && place->word) {
+			if (place->number == number && place->word &&
+			    (!index ||
+			     (place->what == SHMPOOL_MESSAGE && place->index == *index))) {
 				place_uncount(place);
 				found = true;
 				if (one_word)
@@ -314,6 +301,16 @@ static void pool_ends(uint32_t number)
 	helper_unlock();
 }
 
+static void pool_ends(uint32_t number)
+{
+	end_waits(number, NULL);
+}
+
+static void subscriber_ends(uint32_t number, uint32_t index)
+{
+	end_waits(number, &index);
+}
+
 /* Finds a thread with room for one more place, or starts one. */
 static int helper_for(struct helper **out)
 {
@@ -321,6 +318,7 @@ static int helper_for(struct helper **out)
 	if (!h) {
 		one_word = syscall(SYS_futex_waitv, NULL, 0, 0, NULL, 0) && errno != EINVAL;
 		opening_pool_ends = pool_ends;
+		opening_subscriber_ends = subscriber_ends;
 	}
 	while (h && h->count >= (one_word ? 1 : PLACES_MAX))
 		h = h->next;
@@ -354,7 +352,8 @@ int helper_place(uint32_t number, uint32_t index, enum shmpool_wanted what, stru
 	struct helper *h;
 	for (h = ours->helpers; h && !place; h = h->next)
 		for (place = h->places; place; place = place->next)
-			if (place->word == word && place->number == number && place->what == what)
+			if (place->word == word && place->number == number && place->what == what &&
+			    place->index == index)
 				break;
 	if (!place) {
 		int error = helper_for(&h);
@@ -368,7 +367,9 @@ int helper_place(uint32_t number, uint32_t index, enum shmpool_wanted what, stru
 					  .number = number,
 					  .index = index,
 					  .what = what,
+					  .all = what == SHMPOOL_MESSAGE,
 					  .word = word };
+		place->all |= place_publishes(p, place);
 		if (!h->places)
 			kick(h); /* it sleeps without end */
 		h->places = place;

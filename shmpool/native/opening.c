@@ -19,6 +19,7 @@ struct qmempool opening_pools[OPENING_POOLS_MAX];
 uint32_t *opening_callers;
 void (*opening_thread_begins)(struct opening_thread *t);
 void (*opening_pool_ends)(uint32_t number);
+void (*opening_subscriber_ends)(uint32_t number, uint32_t index);
 _Thread_local struct opening_thread *opening_thread;
 
 /* The table of every thread, so that a close can remove the pool's members from all tables. A fork

@@ -95,6 +95,10 @@ extern void (*opening_thread_begins)(struct opening_thread *t);
 /* If set, called by the second step of a close, while the pool is still mapped. */
 extern void (*opening_pool_ends)(uint32_t number);
 
+/* If set, called when a subscriber of this process was closed: its index is that of
+ * SHMPOOL_MESSAGE. */
+extern void (*opening_subscriber_ends)(uint32_t number, uint32_t index);
+
 /* Maps zeroed memory that is zeroed again in a forked child. Returns NULL without memory. */
 void *opening_wiped(size_t size);
 

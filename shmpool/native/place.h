@@ -15,11 +15,12 @@
  * Where io_uring(7) can wait on a futex (uring.h) an event loop needs no thread to be woken: then
  * the ring sleeps on the words, and the thread only inspects the places at each slice.
  *
- * A want fires when the thread finds after a wake-up that it may be had; also when the queue is
- * ended, the pool is closed in this process, its file is truncated, or its name stands for another
- * file. A missed wake-up costs one slice: then the thread inspects every place, and recovers dead
- * members as every sleeper does; for that it becomes a member. If a want has fired, nobody takes
- * what is there, and other sleepers are counted, the thread passes the wake-up on after 1 ms.
+ * A want fires when the thread finds after a wake-up that it may be had; also when the queue or
+ * topic is ended, the subscriber that waits is closed, the pool is closed in this process, its file
+ * is truncated, or its name stands for another file. A missed wake-up costs one slice: then the
+ * thread inspects every place, and recovers dead members as every sleeper does (tend.h). If a want
+ * has fired, nobody takes what is there, and other sleepers are counted, the thread passes the
+ * wake-up on after 1 ms. Not in a topic, where each wake-up reaches all sleepers.
  *
  * Who may call what: one thread at a time, between helper_lock() and helper_unlock(), which has
  * Python's lock or is counted (opening.h).
@@ -43,7 +44,8 @@ struct place {
 	uint32_t number;    /* of the pool */
 	uint32_t index;     /* of the queue, or of the size class */
 	enum shmpool_wanted what;
-	uint32_t *word; /* NULL: the pool is closed */
+	bool all;       /* of a topic: each wake-up reaches all sleepers */
+	uint32_t *word; /* NULL: the pool is closed, or the subscriber */
 	uint32_t armed; /* how many wants have not fired */
 	bool counted;   /* in the word, as wait_enter() returned it: */
 	uint32_t entered;
@@ -93,13 +95,16 @@ void place_uncount(struct place *place);
 /* Wakes another sleeper: a want that fired takes nothing. */
 void place_pass_on(struct place *place);
 
-/* Fires all wants: the pool is closed, or its file was truncated. */
+/* Fires all wants: the pool is closed, its file was truncated, or the subscriber is closed. */
 void place_gone(struct place *place, struct shown_list *out);
 
 /* True if a member may have missed this sleeper: it has reserved a position and not published it,
  * or it was in the middle of a free and did not see that its cache is wanted. The thread then
  * sleeps for a short time, and longer and longer. */
 bool place_uncertain(struct qmempool *p, const struct place *place);
+
+/* True if a publisher waits here for room in a topic: a dead subscriber may hold it up. */
+bool place_publishes(struct qmempool *p, const struct place *place);
 
 /* Inspects a place before a sleep. Whatever the word becomes after it was read here ends that sleep
  * at once. */

@@ -239,6 +239,8 @@ int shmpool_queue_release(int pool, int queue);
  * others are dead once a recoverer has found it. Returns how many there are. */
 int shmpool_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n,
 			size_t asks);
+/* topic_room(), INT_MAX at most. Or -errno. */
+int shmpool_topic_room(int pool, int topic);
 
 /* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY. */
 int shmpool_queue_shutdown(int pool, int queue);
@@ -305,13 +307,15 @@ int shmpool_pin_more_wait(int pool);
 int shmpool_unpin_wait(int pool);
 int shmpool_pinned(int pool, struct shmpool_pinned *out);
 
-/* What can be waited for: data in a queue or room in one, by its number; a free buffer, by the
- * number of its size class. */
-enum shmpool_wanted { SHMPOOL_DATA, SHMPOOL_ROOM, SHMPOOL_FREE };
+/* What can be waited for: data in a queue, or room in a queue or topic, by its number; a free
+ * buffer, by the number of its size class; a message of a subscriber, by its topic's number | its
+ * own number << SHMPOOL_SUBSCRIBER_SHIFT. */
+enum shmpool_wanted { SHMPOOL_DATA, SHMPOOL_ROOM, SHMPOOL_FREE, SHMPOOL_MESSAGE };
+#define SHMPOOL_SUBSCRIBER_SHIFT 16
 
 /* Makes a waker (waker.c): a descriptor that is readable while one of its wants may be had. Returns
  * its number; -EMFILE, -ENOMEM. All its calls return -ESTALE in a forked child. loop: one thread
- * makes all its calls, and calls shmpool_waker_take() when it is readable. */
+ * makes all its calls, and calls shmpool_waker_take() (binding.h) when it is readable. */
 int shmpool_waker_make(int loop);
 /* Returns its descriptor, which the waker owns. */
 int shmpool_waker_fd(int waker);
@@ -324,9 +328,6 @@ int shmpool_waker_want(int waker, int pool, uint32_t index, enum shmpool_wanted 
 		       int stay);
 /* Ends a want. If it has fired, passes the wake-up on to another sleeper. */
 void shmpool_waker_drop(int waker, int want);
-/* Ends up to n wants that have fired, and stores their numbers. The descriptor is not readable once
- * there are no more. Returns how many. */
-int shmpool_waker_take(int waker, int *wants, size_t n);
 /* Inspects every want: the descriptor is readable if one may be had, and not otherwise. Returns how
  * many may be had; -EBADF if the program has closed the descriptor. */
 int shmpool_waker_refresh(int waker);

@@ -71,6 +71,19 @@ bool topic_unpublished(const struct alf_ring *r)
 	return unpublished(r, alf_end(load_acquire(&r->q->prod)), 1) == -ENOBUFS; /* [PROD] */
 }
 
+uint32_t topic_room(const struct alf_ring *r)
+{
+	const alf_position prod = load_seq_cst(&r->q->prod); /* [PROD] */
+	uint32_t n = 0;
+	if (prod & ALF_CLOSED)
+		return UINT32_MAX;
+	const int64_t room = room_of(r, prod);
+	while (n < room && n < TOPIC_BULK && n <= r->mask &&
+	       unpublished(r, (alf_position)(prod + n), 1) != -ENOBUFS)
+		n++;
+	return n;
+}
+
 /* alf_reserve() of a topic. */
 static int reserve(const struct alf_ring *r, shared64 *op, uint32_t n, alf_position *at)
 {

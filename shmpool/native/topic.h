@@ -325,6 +325,15 @@ void topic_unsubscribe(struct qmempool *p, struct member *m, struct subscriber *
 /* Returns how many messages s has not got yet, reserved ones included. */
 uint64_t topic_lag(struct subscriber *s);
 
+/* For members that wait, without a struct subscriber. Returns how many messages the subscriber with
+ * that bit, of the process with that token, may get; 0 for none; UINT32_MAX if it is closed, or the
+ * topic was shut down and it has got all. *unsure: a message is being published. */
+uint32_t topic_ready(const struct alf_ring *r, uint32_t number, uint64_t token, bool *unsure);
+
+/* Returns how many messages can be published now, TOPIC_BULK at most; UINT32_MAX after
+ * queue_shutdown(). */
+uint32_t topic_room(const struct alf_ring *r);
+
 /* Gives up the subscribers of a process that closes the pool: marks them DEAD. True if it has any,
  * so that a recovery frees what they hold. */
 bool topic_give_up(struct qmempool *p, uint64_t token);

@@ -246,6 +246,40 @@ void topic_unsubscribe(struct qmempool *p, struct member *m, struct subscriber *
 	wait_wake(&s->r->q->data_wait, UINT32_MAX); /* other threads in topic_get() */
 }
 
+/* True if a message of positions from cursor on is published. Scans back, as get_latest() does. */
+static bool any_published(const struct alf_ring *r, alf_position cursor, alf_position end)
+{
+	for (uint32_t back = 0; back <= r->mask && end != cursor; back++) {
+		end--;
+		const enum alf_at state = alf_at(r, end, alf_word(r, end));
+		if (state == ALF_AT_VALUE || state == ALF_AT_LATER)
+			return true;
+	}
+	return false;
+}
+
+uint32_t topic_ready(const struct alf_ring *r, uint32_t number, uint64_t token, bool *unsure)
+{
+	const struct topic_subscriber *s = &topic_of(r)->subscriber[number];
+	const alf_position prod = load_seq_cst(&r->q->prod); /* [PROD] [WAIT] */
+	*unsure = false;
+	if (load_acquire(&s->state) != (TOPIC_LIVE | token)) /* [TOPIC] */
+		return UINT32_MAX;
+	const uint64_t word = load_seq_cst(&s->cursor); /* [CURSOR] */
+	const uint32_t policy = load_relaxed(&s->policy);
+	if (policy == TOPIC_DROP_NEWEST && word >> TOPIC_KEEPS_SHIFT < alf_capacity(r))
+		return alf_capacity(r) - (uint32_t)(word >> TOPIC_KEEPS_SHIFT); /* it has them */
+	const int64_t lag = topic_distance(alf_end(prod), word);
+	if (lag <= 0)
+		return prod & ALF_CLOSED ? UINT32_MAX : 0;
+	const alf_position cursor = (alf_position)(alf_end(prod) - (alf_position)lag);
+	const bool any = policy == TOPIC_LATEST ?
+				 any_published(r, cursor, alf_end(prod)) :
+				 alf_at(r, cursor, alf_word(r, cursor)) != ALF_AT_UNPUBLISHED;
+	*unsure = !any;
+	return any ? lag > UINT32_MAX ? UINT32_MAX : (uint32_t)lag : 0;
+}
+
 uint64_t topic_lag(struct subscriber *s)
 {
 	take_turn(s);

@@ -3,6 +3,7 @@
  * topics.c - the calls of binding.h and shmpool.h that publish to topics and subscribe to them.
  */
 #include <errno.h>
+#include <limits.h>
 
 #include "blocking.h"
 #include "lookup.h"
@@ -86,7 +87,23 @@ int64_t shmpool_unsubscribe(uint64_t key, struct subscriber *s)
 {
 	struct lookup c;
 	int error = lookup_topic(key, &c);
-	if (!error)
+	if (!error) {
+		const uint32_t index = c.ring->id | s->number << SHMPOOL_SUBSCRIBER_SHIFT;
 		topic_unsubscribe(c.p, c.m, s);
+		if (opening_subscriber_ends)
+			opening_subscriber_ends(key_pool(key), index);
+	}
 	return error;
+}
+
+int shmpool_topic_room(int pool, int topic)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)topic);
+	if (!r)
+		return queue_missing(p, (uint32_t)topic);
+	const uint32_t room = topic_is(r) ? topic_room(r) : 0;
+	return (int)opening_read((uint32_t)pool, room > INT_MAX ? INT_MAX : (int64_t)room);
 }

@@ -20,6 +20,10 @@
 
 #include "helper.h"
 
+/* Waits of the ring that one shmpool_waker_take() goes through. A wait that is begun again may end
+ * at once, and again. The ring stays readable. */
+#define TAKE_ENDED 128
+
 /* What a waker waits for. */
 struct want {
 	struct want *next, **link; /* in its place */
@@ -293,7 +297,8 @@ int shmpool_waker_take(int waker, int *wants, size_t n)
 		return error;
 	struct waker *w = find(waker);
 	size_t taken = 0;
-	for (struct place *place; w && w->ring && (place = uring_ended(w->ring));)
+	struct place *place;
+	for (uint32_t i = 0; w && w->ring && i < TAKE_ENDED && (place = uring_ended(w->ring)); i++)
 		helper_woken(place);
 	for (uint32_t i = 0; w && i < w->room && taken < n && w->fired; i++)
 		if (w->want[i] && w->want[i]->fired) {
@@ -325,4 +330,9 @@ int shmpool_waker_refresh(int waker)
 	error = !w ? -ESTALE : show(w, w->fired) ? (int)w->fired : -EBADF;
 	helper_unlock();
 	return error;
+}
+
+void shmpool_taken(int waker)
+{
+	shmpool_waker_refresh(waker);
 }

@@ -15,6 +15,7 @@ static struct opening_thread members;
 
 struct qmempool opening_pools[OPENING_POOLS_MAX];
 uint32_t *opening_callers;
+void (*opening_subscriber_ends)(uint32_t number, uint32_t index);
 _Thread_local struct opening_thread *opening_thread = &members;
 
 int opening_attach(uint32_t number)
