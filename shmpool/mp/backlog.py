@@ -24,6 +24,9 @@ RESULTS_MOST = 65536  # in the queue of results, and tasks of killed workers
 TASKS_MOST = 4096  # in the queue of tasks; such a task cannot be cancelled
 AHEAD_S = 0.01  # so much work is kept in it, and at least a task for each worker and one more
 SHARE = 4  # tasks take at most this part of the buffers of a size, so that results find some
+# Bytes of tasks that are not done, unless that is less than a task for each worker and one more.
+# Buffers are used in turn: with more of them each one has left the processor's caches.
+GIVEN_MOST = 16 << 20
 
 
 class Task:
@@ -84,8 +87,10 @@ class Backlog:
         self._waiting: deque[Task] = deque()
         self._filling = False
         self._numbers = itertools.count(1)
-        classes = queue.pool.geometry.sizes
-        self._share = [max(c.capacity // SHARE, 1) for c in classes] + [1]
+        self._share = [
+            max(min(c.capacity // SHARE, max(GIVEN_MOST // c.buffer_size, workers + 1)), 1)
+            for c in queue.pool.geometry.sizes
+        ] + [1]
         self._given = [0] * len(self._share)  # buffers put into the queue, by size class
         self._back = [0] * len(self._share)  # of these, the tasks that came back
 
