@@ -111,7 +111,7 @@ def is_in_place(array: np.ndarray[Any, Any]) -> bool:
     return not array.flags.owndata and array.ctypes.data % 64 == 0
 
 
-def test_arrays_are_read_in_place() -> None:
+def test_arrays_are_read_in_place(eventually: Eventually) -> None:
     """An argument has the memory of a buffer in the worker, a result has it here."""
     with shmpool.ProcessPoolExecutor(1, FORK) as executor:
         pool = executor._manager._pool
@@ -120,8 +120,9 @@ def test_arrays_are_read_in_place() -> None:
         got = executor.submit(same, sent).result()
         assert is_in_place(got)
         assert np.array_equal(sent, got)
-        assert not at_rest(pool)
+        eventually(lambda: 2 == pool.stats().held)  # one of them is the executor's
         del got
+        assert 1 == pool.stats().held
     assert at_rest(pool)
 
 
@@ -154,11 +155,52 @@ def test_a_task_waits_for_memory(make_pool: MakePool) -> None:
     pool = make_pool(buffer_size=1024, capacity=8)
     with shmpool.ProcessPoolExecutor(1, FORK, pool=pool) as executor:
         assert 1 == executor.submit(same, 1).result()
-        taken = pool.alloc_many(8)
+        taken = pool.alloc_many(7)  # the executor has one
         future = executor.submit(same, 2)
         assert concurrent.futures.wait([future], 0.2).not_done
         taken.free()
         assert 2 == future.result(DEADLINE_S)
+
+
+def all_of(pool: shmpool.Pool) -> list[shmpool.Buffer]:
+    """Returns all buffers that are free."""
+    taken: list[shmpool.Buffer] = []
+    with contextlib.suppress(shmpool.PoolExhausted):
+        while True:
+            taken.append(pool.alloc(0))
+    return taken
+
+
+def test_shutdown_while_the_caller_has_all_memory(
+    make_pool: MakePool, eventually: Eventually
+) -> None:
+    """It returns, and cancels the tasks that wait for memory. Before it a dead worker is
+    replaced."""
+    pool = make_pool(buffer_size=1024, capacity=8)
+    with shmpool.ProcessPoolExecutor(1, FORK, pool=pool) as executor:
+        pid = executor.submit(os.getpid).result()
+        eventually(lambda: pool.stats().held == 1)  # what the executor keeps
+        taken = all_of(pool)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: executor._processes.keys() - {pid})
+        futures = [executor.submit(same, 2) for _ in range(3)]
+        executor.shutdown(cancel_futures=True)
+        assert [True] * 3 == [future.cancelled() for future in futures]
+        assert 7 == len(taken)
+
+
+def test_workers_that_start_without_memory(make_pool: MakePool) -> None:
+    """They end when the executor does."""
+    pool = make_pool(buffer_size=1024, capacity=8)
+    with shmpool.ProcessPoolExecutor(2, FORK, pool=pool) as executor:
+        taken = all_of(pool)
+        future = executor.submit(same, 1)
+        executor.shutdown(cancel_futures=True)
+        assert future.cancelled()
+        assert 7 == len(taken)
+    taken += all_of(pool)
+    with pytest.raises(shmpool.PoolExhausted):
+        shmpool.ProcessPoolExecutor(pool=pool)
 
 
 def test_what_is_larger_than_all_memory(make_pool: MakePool) -> None:
@@ -492,7 +534,7 @@ def test_options_that_are_refused(options: Any, error: type[Exception], why: str
 
 def test_the_header_of_a_message(pool: shmpool.Pool) -> None:
     """A kind, a task and a worker fit into it."""
-    buf = calls.write(pool, calls.WAKE, b"x", 0, task=2**62, worker=2**32 - 1)
+    buf = calls.write(pool, calls.WAKE, b"x", 1, 0, task=2**62, worker=2**32 - 1)
     assert (calls.WAKE, 2**62, 2**32 - 1) == (buf.flow_hash, buf.timestamp, buf.mark)
     assert backlog.TASKS_MOST < backlog.RESULTS_MOST
     buf.free()

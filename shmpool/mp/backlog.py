@@ -11,11 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import RUNNING
+from concurrent.futures._base import PENDING, RUNNING
 from typing import Any
 
 from .. import errors
 from .._hot import Buffer
+from ..locks import renewed
 from ..pool import Pool
 from ..queue import AlfQueue
 from . import calls, objects, program
@@ -33,7 +34,7 @@ class Task:
     """A future and its call, which is forgotten when it is in shared memory."""
 
     __slots__ = (
-        "buffer", "call", "future", "message", "number", "retries", "size_class", "started",
+        "buffer", "call", "future", "message", "number", "retries", "size", "size_class", "started",
     )  # fmt: skip
 
     def __init__(self, number: int, call: tuple[Any, ...], retries: int) -> None:
@@ -43,7 +44,7 @@ class Task:
         self.future: Future[Any] = Future()
         self.started = False  # its future cannot be cancelled any more
         self.message: Any = None  # the call, pickled
-        self.size_class = 0
+        self.size = self.size_class = 0  # of the message
         self.buffer: Buffer | None = None  # released when it is in the queue of tasks
 
     def finish(self, set_it: Callable[[Any], None], value: object) -> None:
@@ -70,17 +71,15 @@ class Backlog:
     def __init__(
         self,
         queue: AlfQueue,
-        reader: calls.Reader,
         workers: int,
         retries: int,
         wake: Callable[[], None],
     ) -> None:
         """wake lets the collector call fill()."""
-        self.lock = threading.RLock()  # a signal handler, too, may submit
+        self.lock = renewed(self, "lock", threading.RLock)  # a signal handler, too, may submit
         self.pending: dict[int, Task] = {}  # given to the workers
         self.stuck = False  # there is no memory for the next task
         self._queue = queue
-        self._reader = reader
         self._least = self._window = workers + 1  # tasks that are kept in the queue
         self._retries = retries
         self._wake = wake
@@ -141,11 +140,18 @@ class Backlog:
     def cancel(self) -> None:
         """Cancels the tasks that are not in the queue, except those that are to be retried."""
         with self.lock:
-            cancelled = [task for task in self._waiting if not task.started]
-            started = [task for task in self._waiting if task.started]
+            tasks = list(self._waiting)
+            stay = {id(task) for task in tasks if task.retries < self._retries}
+            if self._filling:  # it is being pickled, by what called this
+                stay.add(id(tasks[0]))
             self._waiting.clear()
-            self._waiting.extend(started)
-        for task in cancelled:
+            self._waiting.extend(task for task in tasks if id(task) in stay)
+        for task in tasks:
+            if id(task) in stay:
+                continue
+            with task.future._condition:
+                if task.future._state == RUNNING:  # it waits for memory
+                    task.future._state = PENDING
             if task.future.cancel():
                 task.future.set_running_or_notify_cancel()
 
@@ -191,12 +197,13 @@ class Backlog:
             try:
                 if task.message is None:
                     task.message = objects.dumps(task.call)
-                    task.size_class = self._reader.size_class(objects.size_of(task.message))
+                    task.size = objects.size_of(task.message)
+                    task.size_class = self._queue.pool.geometry.size_class(task.size)
                 n = task.size_class
                 if self._given[n] - self._back[n] >= self._share[n]:
                     return False  # until one comes back
                 task.buffer = calls.write(
-                    self._queue.pool, calls.TASK, task.message, 0, task=task.number
+                    self._queue.pool, calls.TASK, task.message, task.size, 0, task=task.number
                 )
             except errors.PoolExhausted:
                 self.stuck = True
