@@ -71,6 +71,7 @@ class Worker:
     def __init__(self, process: BaseProcess) -> None:
         self.process = process
         self.ready = False
+        self.failure = ""  # why its initializer failed
         self.done = 0  # tasks
         self.retired = False  # it has done all tasks it may do
         self.lost: list[Task] = []  # came back before its end was known
@@ -344,12 +345,13 @@ class Manager:
             if kind == calls.ENDED:
                 self._handle_end(number)
             return
+        with self._tasks.lock:  # a thread that starts the worker may not have noted it yet
+            worker = self._workers[number]
         if kind == calls.READY:
-            with self._tasks.lock:  # a thread that starts the worker may not have noted it yet
-                self._workers[number].ready = True
+            worker.ready = True
             self._starts = 0
         elif kind == calls.FAILED:
-            self._break(f"the initializer of a worker raised {self._reader.load(buf)}")
+            worker.failure = f"the initializer of a worker raised {self._reader.load(buf)}"
         buf.free()
 
     def _handle_end(self, number: int) -> None:
@@ -365,6 +367,9 @@ class Manager:
         for task in worker.lost:
             self._lose(task, pid, exitcode)
         if worker.retired or self._closing:
+            return
+        if worker.failure:  # not before: it may have said more, in a log
+            self._break(worker.failure)
             return
         self._starts += not worker.ready
         by_itself = not worker.ready and exitcode is not None and exitcode >= 0
