@@ -31,6 +31,7 @@ from shmpool.mp import backlog, calls
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "executor.md"
 FORK = multiprocessing.get_context("fork")
+BASE = concurrent.futures._base.__file__
 
 pytestmark = pytest.mark.usefixtures("own_memory")
 
@@ -299,6 +300,77 @@ def test_pending_futures_can_be_cancelled(gate: tuple[int, int]) -> None:
                 future.result()
 
 
+def test_tasks_are_taken_back(gate: tuple[int, int], tmp_path: Path) -> None:
+    """What was handed to the workers ahead, after quick tasks, can be cancelled all the same. The
+    rest is done in its order, also with big arguments and retries."""
+    log = tmp_path / "log"
+    with shmpool.ProcessPoolExecutor(1, FORK, retries=1) as executor:
+        assert 2000 == len(list(executor.map(same, range(2000))))
+        for big in (b"", bytes(100_000)):
+            log.unlink(missing_ok=True)
+            tasks = executor._manager._tasks
+            executor.submit(wait_for, gate[0])
+            tasks._window = 100  # as it is after quick tasks, unless this machine is busy
+            futures = [executor.submit(append, log, i, big) for i in range(200)]
+            cancelled = [i for i, future in enumerate(futures) if i % 3 and future.cancel()]
+            assert len(cancelled) >= 130
+            os.write(gate[1], b"x")
+            left = [i for i in range(200) if i not in cancelled]
+            for i in left:
+                futures[i].result(DEADLINE_S)
+            assert left == [int(line) for line in log.read_text().split()]
+            assert all(futures[i].cancelled() for i in cancelled)
+        pool = executor._manager._pool
+    del futures
+    assert at_rest(pool)
+
+
+def test_a_signal_handler_interrupts_cancel(gate: tuple[int, int], begin: Begin) -> None:
+    """A handler may raise at any instruction of cancel(): every task is done, or cancelled."""
+    with shmpool.ProcessPoolExecutor(1, FORK) as executor:
+        tasks = executor._manager._tasks
+        executor.submit(same, 0).result()
+        armed, within = False, 0
+
+        def interrupt(number: int, frame: types.FrameType | None) -> None:
+            nonlocal armed, within
+            files = set()
+            while frame is not None:
+                files.add(frame.f_code.co_filename)
+                frame = frame.f_back
+            # Not in Future itself, which would keep its lock.
+            if armed and backlog.__file__ in files and not {threading.__file__, BASE} & files:
+                armed = False
+                within += 1
+                raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        annoyer = begin(FORK, annoy, os.getpid())
+        gc.collect()  # as above
+        gc.disable()
+        try:
+            while within < 100:
+                executor.submit(wait_for, gate[0])
+                tasks._window = 100
+                futures = [executor.submit(same, i) for i in range(60)]
+                for future in futures[::-2]:
+                    try:
+                        armed = True
+                        future.cancel()
+                        armed = False
+                    except KeyboardInterrupt:
+                        pass
+                os.write(gate[1], b"x")
+                for i, future in enumerate(futures):
+                    assert future.cancelled() or i == future.result(DEADLINE_S)
+        finally:
+            annoyer.kill()
+            annoyer.join()
+            signal.signal(signal.SIGUSR1, before)
+            gc.enable()
+        assert not tasks
+
+
 def test_shutdown_cancels(gate: tuple[int, int]) -> None:
     """cancel_futures: those that no worker is about to run are cancelled, the others done."""
     executor = shmpool.ProcessPoolExecutor(1, FORK)
@@ -361,7 +433,7 @@ def test_pickling_submits() -> None:
         assert ["inner"] == [future.result() for future in arg.futures]
 
 
-def append(log: Path, number: int) -> None:
+def append(log: Path, number: int, big: bytes = b"") -> None:
     fd = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.write(fd, f"{number}\n".encode())
     os.close(fd)

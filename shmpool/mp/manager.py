@@ -287,7 +287,7 @@ class Manager:
 
     def _handle_result(self, buf: Buffer, failed: bool) -> bool:
         """Returns whether the result is the first one of its task."""
-        task = self._tasks.take_back(buf.timestamp)
+        task = self._tasks.end(buf.timestamp)
         if task is None:  # an interrupted worker has sent two
             buf.free()
             return False
@@ -327,7 +327,7 @@ class Manager:
 
     def _lose(self, task: Task, pid: int | None, exitcode: int | None) -> None:
         """Tries a task again whose worker died, or fails it."""
-        if self._tasks.take_back(task.number) is None:  # the executor broke in between
+        if self._tasks.end(task.number) is None:  # the executor broke in between
             return
         if task.retries:
             self._tasks.again(task)
