@@ -1,13 +1,15 @@
 # make demo    replays a capture through worker processes
 # make check   format, lint, types and the quick tests: about 90 seconds on two idle cores
 # make test    every test, except those of the benchmark that need the other libraries: make test-bench
-# make test-interpreters   the quick tests on the other versions of CPython that are installed here
+# make test-interpreters   the quick tests on the other versions of CPython that are installed here,
+#              and where they have CPython's own tests of its process pools, these
 # make coverage   which branches of Python and C no test takes (build/coverage)
 # make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about an hour on two cores), measures
 #              how long a dead reader holds a topic's writer up (a minute), and lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
-# make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
+# make soak    120,000 random kills, 200 of an executor's workers in 5,000 tasks, 50,000 corrupted words
+#              (about two hours)        make relacy   20 million interleavings
 # make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must fail
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
@@ -49,6 +51,7 @@ test-interpreters:
 	@for version in $(INTERPRETERS); do \
 		python=$$(.ci/interpreter $$version) || { echo "make: CPython $$version is not installed; skipped"; continue; }; \
 		$(MAKE) test-quick PYTHON=$$python VENV=.venv-$$version || exit 1; \
+		$(MAKE) test PYTHON=$$python VENV=.venv-$$version ARGS="tests/test_executor.py -k cpythons" || exit 1; \
 	done
 
 coverage: $(VENV)/.dev
@@ -98,6 +101,7 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 20000 --seed 8 --nobody-recovers $(ARGS)
 	$(BIN)/python -m tests.fuzz_segment --trials 50000 --seed 7
 	$(BIN)/python -m tests.storm_namespaces --kills 1000 --seed 9
+	$(BIN)/python -m pytest -n 0 tests/test_executor_deaths.py -k many_random_kills
 
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)
@@ -115,11 +119,13 @@ TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cr
 	valgrind chromium chromium-driver
 # clang's sanitizers are a package of their own, of clang's version.
 CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
+# CPython's own tests of concurrent.futures, for the version that Debian has.
+CPYTHON_TESTS = libpython$$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
 APT_INSTALL := timeout 400 apt-get -qq install --yes --no-install-recommends
 tools:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) $(CLANG_RT) >/dev/null 2>&1; then \
-		(timeout 120 apt-get -qq update && $(APT_INSTALL) $(TOOLS) && $(APT_INSTALL) $(CLANG_RT)) >/dev/null 2>&1 \
-		|| echo "make tools: not all of $(TOOLS) $(CLANG_RT) could be installed; some tests will be skipped"; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) $(CLANG_RT) $(CPYTHON_TESTS) >/dev/null 2>&1; then \
+		(timeout 120 apt-get -qq update && $(APT_INSTALL) $(TOOLS) && $(APT_INSTALL) $(CLANG_RT) && $(APT_INSTALL) $(CPYTHON_TESTS)) >/dev/null 2>&1 \
+		|| echo "make tools: not all of $(TOOLS) $(CLANG_RT) $(CPYTHON_TESTS) could be installed; some tests will be skipped"; fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check

@@ -218,9 +218,9 @@ async def until_free(pool: "Pool", size: int | None, alloc: Callable[[], T]) -> 
     taken = alloc_if_free()
     if taken is not None:
         return taken
-    needed, sizes = pool.headroom + int(size or 0), pool.geometry.sizes
-    fits = (i for i, one in enumerate(sizes) if one.buffer_size >= needed)
-    wanted = Wanted(pool, next(fits, len(sizes) - 1), FREE)
+    geometry = pool.geometry
+    number = min(geometry.size_class(int(size or 0)), len(geometry.sizes) - 1)
+    wanted = Wanted(pool, number, FREE)
     return await hub().until(wanted, alloc_if_free, lambda: 1)
 
 

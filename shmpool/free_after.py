@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._hot import Buffer
+from .locks import renewed
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -26,7 +27,7 @@ _QUESTIONS = ("query", "done", "is_done")
 # Events, their views and the Buffers, by the view's identity. Complete ones are removed by pop().
 _pending: dict[int, tuple[Any, memoryview, Buffer]] = {}
 _inherited: list[Any] = []  # events of the parent process: their ends would call its driver
-_awake = threading.Event()
+_awake = renewed(sys.modules[__name__], "_awake", threading.Event)
 _thread: threading.Thread | None = None
 
 
@@ -102,12 +103,10 @@ def _freed(view: memoryview, buf: Buffer) -> bool:
 
 def _forget() -> None:
     """In a forked child: the buffers are the parent's."""
-    global _awake
     for event, view, _ in _pending.values():
         view.release()
         _inherited.append(event)
     _pending.clear()
-    _awake = threading.Event()  # another thread may have had its lock
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -51,6 +51,14 @@ class Geometry:
         """The bytes of the largest message: a chain of all buffers."""
         return sum(one.buffer_size * one.capacity for one in self.sizes) - self.headroom
 
+    def size_class(self, size: int) -> int:
+        """Returns the number of the first size class whose buffers have room for size bytes; the
+        number of classes if only a chain has."""
+        for number, one in enumerate(self.sizes):
+            if one.buffer_size - self.headroom >= size:
+                return number
+        return len(self.sizes)
+
     @classmethod
     def of(cls, raw: Native) -> "Geometry":
         """Returns the Geometry of a struct shmpool_geometry."""

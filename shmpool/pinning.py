@@ -6,6 +6,7 @@ it is unregistered before the mapping ends (native/pin.h).
 """
 
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ._ffi import ffi, lib
 from ._hot import timeout_seconds
+from .locks import renewed
 from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ DRIVER = "libcuda.so.1"
 LOOK_S = 0.1  # between two looks for buffers that exist since
 
 _numbers: set[int] = set()  # the pools that are pinned
-_awake = threading.Event()
+_awake = renewed(sys.modules[__name__], "_awake", threading.Event)
 _thread: threading.Thread | None = None
 
 
@@ -174,11 +176,4 @@ def _text(cuda: "ctypes.CDLL", name: str, code: int) -> str:
     return f"{name}: " + (": ".join(said) or f"error {code}")
 
 
-def _renew() -> None:
-    """In a forked child: no pool is pinned, and another thread may have had the lock."""
-    global _awake
-    _numbers.clear()
-    _awake = threading.Event()
-
-
-os.register_at_fork(after_in_child=_renew)
+os.register_at_fork(after_in_child=_numbers.clear)  # no pool is pinned in a forked child

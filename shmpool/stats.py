@@ -149,6 +149,13 @@ def read_stats(pool: int, geometry: Geometry) -> Stats:
     )
 
 
+def read_size(pool: int, geometry: Geometry, number: int) -> SizeStats:
+    """Reads the figures of one size class of an open pool. Raises PoolClosed, SegmentInvalid."""
+    raw, one = ffi.new("struct shmpool_class_stats *"), geometry.sizes[number]
+    check(lib.shmpool_class_stats(pool, number, raw), "stats")
+    return SizeStats(one.buffer_size, one.capacity, raw.created, raw.free, raw.cached)
+
+
 def read_members(pool: int, most: int) -> list[Member]:
     """Reads up to most attached threads of an open pool. Raises PoolClosed, SegmentInvalid."""
     raw = ffi.new("struct shmpool_member_info[]", most)

@@ -4,17 +4,20 @@
 python tests/cpython_executor.py fork|spawn|forkserver [test ...]
 
 Not every installation of Python has these tests. PYTHONPATH may name a folder with a package "test"
-that has them.
+that has them: borrow() makes one of what Debian has, which `make tools` installs.
 """
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 import unittest
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
@@ -50,10 +53,33 @@ INSTEAD: dict[str, type[BaseException]] = {
 TIMED = ("test_map_timeout", "test_timeout")
 
 
+DEBIAN = Path("/usr/lib/python{}.{}/test".format(*sys.version_info))
+PACKAGE = "test_concurrent_futures"
+
+
+def installed() -> bool:
+    """Whether this Python has the tests, or can borrow them from Debian's of the same version."""
+    found = importlib.util.find_spec("test")
+    return found is not None and (
+        importlib.util.find_spec(f"test.{PACKAGE}") is not None or any(DEBIAN.glob(f"{PACKAGE}*"))
+    )
+
+
+def borrow(folder: Path) -> None:
+    """Makes a package "test" in the folder, of this Python's and Debian's tests."""
+    (folder / "test").mkdir()
+    found = importlib.util.find_spec("test")
+    assert found is not None
+    for place in (*map(Path, found.submodule_search_locations or ()), DEBIAN):
+        for path in place.glob("*" if place != DEBIAN else f"{PACKAGE}*"):
+            with contextlib.suppress(FileExistsError):
+                (folder / "test" / path.name).symlink_to(path)
+
+
 def tests_of_cpython() -> list[ModuleType]:
     """Returns the modules: several, or one in older versions; none where they are not installed."""
     try:
-        package = importlib.import_module("test.test_concurrent_futures")
+        package = importlib.import_module(f"test.{PACKAGE}")
     except ModuleNotFoundError:
         return []
     if not hasattr(package, "__path__"):

@@ -6,7 +6,6 @@ Not in here: workers that die (test_executor_deaths.py)."""
 import concurrent.futures
 import contextlib
 import gc
-import importlib.util
 import multiprocessing
 import os
 import pickle
@@ -32,6 +31,7 @@ from shmpool.mp import backlog, calls
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "executor.md"
 FORK = multiprocessing.get_context("fork")
+BASE = concurrent.futures._base.__file__
 
 pytestmark = pytest.mark.usefixtures("own_memory")
 
@@ -61,14 +61,17 @@ def gate() -> Any:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(
-    importlib.util.find_spec("test.test_concurrent_futures") is None,
-    reason="this installation of CPython lacks its tests of concurrent.futures",
+    not cpython_executor.installed(),
+    reason="CPython's tests of process pools are not installed; `make tools` installs Debian's",
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_cpythons_own_tests(method: str) -> None:
+def test_cpythons_own_tests(method: str, tmp_path: Path) -> None:
     """CPython's tests of its process pools pass, except those of what shmpool's does not do."""
+    cpython_executor.borrow(tmp_path)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, cpython_executor.__file__, method],
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=14 * DEADLINE_S,
@@ -111,7 +114,7 @@ def is_in_place(array: np.ndarray[Any, Any]) -> bool:
     return not array.flags.owndata and array.ctypes.data % 64 == 0
 
 
-def test_arrays_are_read_in_place() -> None:
+def test_arrays_are_read_in_place(eventually: Eventually) -> None:
     """An argument has the memory of a buffer in the worker, a result has it here."""
     with shmpool.ProcessPoolExecutor(1, FORK) as executor:
         pool = executor._manager._pool
@@ -120,8 +123,9 @@ def test_arrays_are_read_in_place() -> None:
         got = executor.submit(same, sent).result()
         assert is_in_place(got)
         assert np.array_equal(sent, got)
-        assert not at_rest(pool)
+        eventually(lambda: 2 == pool.stats().held)  # one of them is the executor's
         del got
+        assert 1 == pool.stats().held
     assert at_rest(pool)
 
 
@@ -154,11 +158,52 @@ def test_a_task_waits_for_memory(make_pool: MakePool) -> None:
     pool = make_pool(buffer_size=1024, capacity=8)
     with shmpool.ProcessPoolExecutor(1, FORK, pool=pool) as executor:
         assert 1 == executor.submit(same, 1).result()
-        taken = pool.alloc_many(8)
+        taken = pool.alloc_many(7)  # the executor has one
         future = executor.submit(same, 2)
         assert concurrent.futures.wait([future], 0.2).not_done
         taken.free()
         assert 2 == future.result(DEADLINE_S)
+
+
+def all_of(pool: shmpool.Pool) -> list[shmpool.Buffer]:
+    """Returns all buffers that are free."""
+    taken: list[shmpool.Buffer] = []
+    with contextlib.suppress(shmpool.PoolExhausted):
+        while True:
+            taken.append(pool.alloc(0))
+    return taken
+
+
+def test_shutdown_while_the_caller_has_all_memory(
+    make_pool: MakePool, eventually: Eventually
+) -> None:
+    """It returns, and cancels the tasks that wait for memory. Before it a dead worker is
+    replaced."""
+    pool = make_pool(buffer_size=1024, capacity=8)
+    with shmpool.ProcessPoolExecutor(1, FORK, pool=pool) as executor:
+        pid = executor.submit(os.getpid).result()
+        eventually(lambda: pool.stats().held == 1)  # what the executor keeps
+        taken = all_of(pool)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: executor._processes.keys() - {pid})
+        futures = [executor.submit(same, 2) for _ in range(3)]
+        executor.shutdown(cancel_futures=True)
+        assert [True] * 3 == [future.cancelled() for future in futures]
+        assert 7 == len(taken)
+
+
+def test_workers_that_start_without_memory(make_pool: MakePool) -> None:
+    """They end when the executor does."""
+    pool = make_pool(buffer_size=1024, capacity=8)
+    with shmpool.ProcessPoolExecutor(2, FORK, pool=pool) as executor:
+        taken = all_of(pool)
+        future = executor.submit(same, 1)
+        executor.shutdown(cancel_futures=True)
+        assert future.cancelled()
+        assert 7 == len(taken)
+    taken += all_of(pool)
+    with pytest.raises(shmpool.PoolExhausted):
+        shmpool.ProcessPoolExecutor(pool=pool)
 
 
 def test_what_is_larger_than_all_memory(make_pool: MakePool) -> None:
@@ -255,6 +300,77 @@ def test_pending_futures_can_be_cancelled(gate: tuple[int, int]) -> None:
                 future.result()
 
 
+def test_tasks_are_taken_back(gate: tuple[int, int], tmp_path: Path) -> None:
+    """What was handed to the workers ahead, after quick tasks, can be cancelled all the same. The
+    rest is done in its order, also with big arguments and retries."""
+    log = tmp_path / "log"
+    with shmpool.ProcessPoolExecutor(1, FORK, retries=1) as executor:
+        assert 2000 == len(list(executor.map(same, range(2000))))
+        for big in (b"", bytes(100_000)):
+            log.unlink(missing_ok=True)
+            tasks = executor._manager._tasks
+            executor.submit(wait_for, gate[0])
+            tasks._window = 100  # as it is after quick tasks, unless this machine is busy
+            futures = [executor.submit(append, log, i, big) for i in range(200)]
+            cancelled = [i for i, future in enumerate(futures) if i % 3 and future.cancel()]
+            assert len(cancelled) >= 130
+            os.write(gate[1], b"x")
+            left = [i for i in range(200) if i not in cancelled]
+            for i in left:
+                futures[i].result(DEADLINE_S)
+            assert left == [int(line) for line in log.read_text().split()]
+            assert all(futures[i].cancelled() for i in cancelled)
+        pool = executor._manager._pool
+    del futures
+    assert at_rest(pool)
+
+
+def test_a_signal_handler_interrupts_cancel(gate: tuple[int, int], begin: Begin) -> None:
+    """A handler may raise at any instruction of cancel(): every task is done, or cancelled."""
+    with shmpool.ProcessPoolExecutor(1, FORK) as executor:
+        tasks = executor._manager._tasks
+        executor.submit(same, 0).result()
+        armed, within = False, 0
+
+        def interrupt(number: int, frame: types.FrameType | None) -> None:
+            nonlocal armed, within
+            files = set()
+            while frame is not None:
+                files.add(frame.f_code.co_filename)
+                frame = frame.f_back
+            # Not in Future itself, which would keep its lock.
+            if armed and backlog.__file__ in files and not {threading.__file__, BASE} & files:
+                armed = False
+                within += 1
+                raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        annoyer = begin(FORK, annoy, os.getpid())
+        gc.collect()  # as above
+        gc.disable()
+        try:
+            while within < 100:
+                executor.submit(wait_for, gate[0])
+                tasks._window = 100
+                futures = [executor.submit(same, i) for i in range(60)]
+                for future in futures[::-2]:
+                    try:
+                        armed = True
+                        future.cancel()
+                        armed = False
+                    except KeyboardInterrupt:
+                        pass
+                os.write(gate[1], b"x")
+                for i, future in enumerate(futures):
+                    assert future.cancelled() or i == future.result(DEADLINE_S)
+        finally:
+            annoyer.kill()
+            annoyer.join()
+            signal.signal(signal.SIGUSR1, before)
+            gc.enable()
+        assert not tasks
+
+
 def test_shutdown_cancels(gate: tuple[int, int]) -> None:
     """cancel_futures: those that no worker is about to run are cancelled, the others done."""
     executor = shmpool.ProcessPoolExecutor(1, FORK)
@@ -317,7 +433,7 @@ def test_pickling_submits() -> None:
         assert ["inner"] == [future.result() for future in arg.futures]
 
 
-def append(log: Path, number: int) -> None:
+def append(log: Path, number: int, big: bytes = b"") -> None:
     fd = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.write(fd, f"{number}\n".encode())
     os.close(fd)
@@ -492,7 +608,7 @@ def test_options_that_are_refused(options: Any, error: type[Exception], why: str
 
 def test_the_header_of_a_message(pool: shmpool.Pool) -> None:
     """A kind, a task and a worker fit into it."""
-    buf = calls.write(pool, calls.WAKE, b"x", 0, task=2**62, worker=2**32 - 1)
+    buf = calls.write(pool, calls.WAKE, b"x", 1, 0, task=2**62, worker=2**32 - 1)
     assert (calls.WAKE, 2**62, 2**32 - 1) == (buf.flow_hash, buf.timestamp, buf.mark)
     assert backlog.TASKS_MOST < backlog.RESULTS_MOST
     buf.free()

@@ -2,16 +2,11 @@
 """What a task costs: python -m clients.bench.executor.
 
 shmpool.ProcessPoolExecutor against concurrent.futures' and loky's, each with the same number of
-workers. All contestants take turns; the figures are medians, and the ratios medians of those of
-each turn. One that is not installed is left out by name.
-
-Beside the time that a task takes stands the processor time of all processes together for it, which
-depends less on who else uses the machine.
+workers. One that is not installed is left out by name. How they are compared: turns.py.
 """
 
 import importlib
 import os
-import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -21,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
-from .objects import processor_seconds, ratios
+from .turns import Cost, compare, installed, processor_seconds
 
 MIB = 2**20
 
@@ -102,27 +97,12 @@ KINDS: list[tuple[str, Callable[[Executor, int], None], int]] = [
 ]
 
 
-def installed(name: str) -> bool:
-    try:
-        CONTESTANTS[name](1).shutdown()
-    except ImportError as error:
-        click.echo(f"{name} is left out: {error}")
-        return False
-    return True
-
-
-def used(executor: Any) -> float:
-    """Returns the processor time that this process and the workers have used."""
-    return sum(map(processor_seconds, (os.getpid(), *executor._processes)))
-
-
-def seconds_each(
-    executor: Executor, run: Callable[[Executor, int], None], n: int
-) -> tuple[float, float]:
-    """Returns how long each task took, and the processor time for it."""
-    begin, before = time.perf_counter(), used(executor)
+def seconds_each(executor: Any, run: Callable[[Executor, int], None], n: int) -> Cost:
+    """Returns how long each task took, and the processor time of this process and the workers."""
+    pids = os.getpid(), *executor._processes
+    begin, before = time.perf_counter(), processor_seconds(pids)
     run(executor, n)
-    return (time.perf_counter() - begin) / n, (used(executor) - before) / n
+    return (time.perf_counter() - begin) / n, (processor_seconds(pids) - before) / n
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -131,25 +111,15 @@ def seconds_each(
 @click.option("--workers", default=2, show_default=True, help="Processes of each contestant.")
 def main(turns: int, scale: float, workers: int) -> None:
     """Compare executors: what a task costs."""
-    names = [name for name in CONTESTANTS if installed(name)]
+    names = installed(CONTESTANTS, lambda name: CONTESTANTS[name](1).shutdown())
     for kind, run, number in KINDS:
         n = max(int(number * scale), 1)
-        took: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         executors = {name: CONTESTANTS[name](workers) for name in names}
         for executor in executors.values():
             run(executor, n)  # starts the workers, and touches the memory
-        for _ in range(turns):
-            for name, times in took.items():
-                times.append(seconds_each(executors[name], run, n))
+        compare(kind, names, turns, lambda name: seconds_each(executors[name], run, n))  # noqa: B023
         for executor in executors.values():
             executor.shutdown()
-        click.echo(f"{kind} (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors)")
-        for name, times in took.items():
-            each, processors = (statistics.median(t[i] for t in times) * 1e6 for i in (0, 1))
-            click.echo(
-                f"  {name:20} {each:10,.1f} us, of processors {processors:10,.1f} us"
-                + ("" if name == "shmpool" else ratios(times, took["shmpool"]))
-            )
 
 
 if __name__ == "__main__":

@@ -2,24 +2,22 @@
 """What a queue of objects moves: python -m clients.bench.objects.
 
 shmpool.Queue against multiprocessing.Queue, faster-fifo, torch.multiprocessing.Queue and loky's:
-one process puts, another one gets, one object at a time. All contestants take turns; the figures
-are medians, and the ratios medians of those of each turn. One that is not installed is left out by
-name.
-
-Beside the time that an object takes stands the processor time of both processes together: a busy
-machine lengthens the first, most of all for the process with fewer threads, and hardly the second.
+one process puts, another one gets, one object at a time. One that is not installed is left out by
+name. How they are compared: turns.py.
 """
 
 import importlib
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 import numpy as np
+
+from .turns import Cost, compare, installed, processor_seconds
 
 MIB = 2**20
 # What is moved: its name, the object, how many in a turn, and how many the queue may hold.
@@ -90,12 +88,7 @@ def produce(name: str, queue: Any, obj: object, n: int) -> None:
     time.sleep(60)  # a tensor is in its producer's hands: the consumer ends it
 
 
-def processor_seconds(pid: int) -> float:
-    """Returns the processor time that a process has used, of all its threads."""
-    return time.clock_gettime(~pid << 3 | 2)  # the clock of clock_getcpuclockid(3)
-
-
-def seconds_each(name: str, make: Callable[[], object], n: int, most: int) -> tuple[float, float]:
+def seconds_each(name: str, make: Callable[[], object], n: int, most: int) -> Cost:
     """Returns how long each object took, and the processor time of both processes for it.
 
     Leaves out the first objects, as many as the queue may hold and a few: with them each process
@@ -108,22 +101,13 @@ def seconds_each(name: str, make: Callable[[], object], n: int, most: int) -> tu
     process.start()
     pids = os.getpid(), process.pid or 0
     for count in (first, n):
-        begin, used = time.perf_counter(), sum(map(processor_seconds, pids))
+        begin, used = time.perf_counter(), processor_seconds(pids)
         for _ in range(count):
             queue.get(timeout=60)
-    took, used = time.perf_counter() - begin, sum(map(processor_seconds, pids)) - used
+    took, used = time.perf_counter() - begin, processor_seconds(pids) - used
     process.kill()
     process.join()
     return took / n, used / n
-
-
-def installed(name: str) -> bool:
-    try:
-        CONTESTANTS[name](256, 2)
-    except ImportError as error:
-        click.echo(f"{name} is left out: {error}")
-        return False
-    return True
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -131,26 +115,10 @@ def installed(name: str) -> bool:
 @click.option("--scale", default=1.0, show_default=True, help="Times so many objects.")
 def main(turns: int, scale: float) -> None:
     """Compare queues of objects, one process to another."""
-    names = [name for name in CONTESTANTS if installed(name)]
-    for kind, make, n, most in KINDS:
-        took: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-        for _ in range(turns):
-            for name, times in took.items():
-                times.append(seconds_each(name, make, max(int(n * scale), 1), most))
-        click.echo(f"{kind} (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors)")
-        for name, times in took.items():
-            each, used = (statistics.median(t[i] for t in times) * 1e6 for i in (0, 1))
-            click.echo(
-                f"  {name:16} {each:10,.1f} us, of processors {used:10,.1f} us"
-                + ("" if name == "shmpool" else ratios(times, took["shmpool"]))
-            )
-
-
-def ratios(theirs: list[tuple[float, float]], ours: list[tuple[float, float]]) -> str:
-    """Says how many times as fast ours is, and with how much less processor time."""
-    pairs = list(zip(theirs, ours, strict=True))
-    fast, used = (statistics.median(t[i] / o[i] for t, o in pairs) for i in (0, 1))
-    return f"   shmpool is {fast:5.1f} times as fast, and uses {used:5.1f} times less"
+    names = installed(CONTESTANTS, lambda name: CONTESTANTS[name](256, 2))
+    for kind, make, number, most in KINDS:
+        n = max(int(number * scale), 1)
+        compare(kind, names, turns, partial(seconds_each, make=make, n=n, most=most))
 
 
 if __name__ == "__main__":

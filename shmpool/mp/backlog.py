@@ -7,40 +7,65 @@ adds it. The rest waits, in order, until the collector (manager.py) moves it.
 
 import contextlib
 import itertools
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import RUNNING
+from concurrent.futures._base import PENDING, RUNNING
+from itertools import repeat
 from typing import Any
 
 from .. import errors
 from .._hot import Buffer
+from ..locks import renewed
 from ..pool import Pool
 from ..queue import AlfQueue
 from . import calls, objects, program
 
 RESULTS_MOST = 65536  # in the queue of results, and tasks of killed workers
-TASKS_MOST = 4096  # in the queue of tasks; such a task cannot be cancelled
-AHEAD_S = 0.01  # so much work is kept in it, and at least a task for each worker and one more
+TASKS_MOST = 4096  # in the queue of tasks
+# So much work is kept in it, and at least a task for each worker and one more: only these cannot be
+# cancelled.
+AHEAD_S = 0.01
 SHARE = 4  # tasks take at most this part of the buffers of a size, so that results find some
+# Bytes of tasks that are not done, unless that is less than a task for each worker and one more.
+# Buffers are used in turn: with more of them each one has left the processor's caches.
+GIVEN_MOST = 16 << 20
+
+
+class TaskFuture(Future[Any]):
+    """The future of a task. It can be cancelled while the workers have not been given the task, or
+    can do without it."""
+
+    backlog: "weakref.ref[Backlog]"  # a future that is kept does not keep the queues
+
+    def cancel(self) -> bool:
+        if super().cancel():
+            return True
+        backlog = self.backlog()
+        if backlog is None or not self.running():
+            return False
+        backlog.take_back()
+        return super().cancel()
 
 
 class Task:
     """A future and its call, which is forgotten when it is in shared memory."""
 
     __slots__ = (
-        "buffer", "call", "future", "message", "number", "retries", "size_class", "started",
+        "buffer", "call", "future", "message", "number", "retries", "size", "size_class", "started",
     )  # fmt: skip
 
     def __init__(self, number: int, call: tuple[Any, ...], retries: int) -> None:
         self.number = number
         self.call: tuple[Any, ...] | None = call
         self.retries = retries  # left
-        self.future: Future[Any] = Future()
+        self.future = TaskFuture()
         self.started = False  # its future cannot be cancelled any more
         self.message: Any = None  # the call, pickled
-        self.size_class = 0
+        self.size = self.size_class = 0  # of the message
         self.buffer: Buffer | None = None  # released when it is in the queue of tasks
 
     def finish(self, set_it: Callable[[Any], None], value: object) -> None:
@@ -67,25 +92,28 @@ class Backlog:
     def __init__(
         self,
         queue: AlfQueue,
-        reader: calls.Reader,
         workers: int,
         retries: int,
         wake: Callable[[], None],
     ) -> None:
         """wake lets the collector call fill()."""
-        self.lock = threading.RLock()  # a signal handler, too, may submit
+        self.lock = renewed(self, "lock", threading.RLock)  # a signal handler, too, may submit
         self.pending: dict[int, Task] = {}  # given to the workers
         self.stuck = False  # there is no memory for the next task
         self._queue = queue
-        self._reader = reader
         self._least = self._window = workers + 1  # tasks that are kept in the queue
         self._retries = retries
         self._wake = wake
+        self._process = os.getpid()
+        self._weakly = weakref.ref(self)
         self._waiting: deque[Task] = deque()
+        self._taken: deque[Buffer] = deque()  # back from the queue
         self._filling = False
         self._numbers = itertools.count(1)
-        classes = queue.pool.geometry.sizes
-        self._share = [max(c.capacity // SHARE, 1) for c in classes] + [1]
+        self._share = [
+            max(min(c.capacity // SHARE, max(GIVEN_MOST // c.buffer_size, workers + 1)), 1)
+            for c in queue.pool.geometry.sizes
+        ] + [1]
         self._given = [0] * len(self._share)  # buffers put into the queue, by size class
         self._back = [0] * len(self._share)  # of these, the tasks that came back
 
@@ -100,6 +128,7 @@ class Backlog:
         may be called by what is pickled. Takes no lock of a future: an interruption could keep it.
         """
         task = Task(next(self._numbers), call, self._retries)
+        task.future.backlog = self._weakly
         if not self._waiting and not self._filling and len(self._queue) < self._window:
             task.future._state = RUNNING  # nobody else knows it
             task.started = True
@@ -126,7 +155,41 @@ class Backlog:
         ahead = int(AHEAD_S * done / max(seconds, 1e-6))
         self._window = min(self._least + ahead, TASKS_MOST)
 
-    def take_back(self, number: int) -> Task | None:
+    def take_back(self) -> None:
+        """Takes tasks back that no worker has taken, so that they can be cancelled.
+
+        Leaves the workers the least that they are given. May be interrupted as add().
+        """
+        if self._process != os.getpid():  # the queue is the parent's
+            return
+        with self.lock:
+            if self._filling:
+                return
+            self._window = self._least
+            try:
+                with contextlib.suppress(errors.ShmpoolError):  # it is shut down, or closed
+                    # One call of C, like that of a worker: no exception gets in between.
+                    self._taken.extend(iter(self._queue.try_get, None))
+                self._put(started_only=True)
+                for task in itertools.takewhile(lambda task: task.started, self._waiting):
+                    if task.retries == self._retries and task.future._state == RUNNING:
+                        task.future._state = PENDING  # nobody else changes it now
+                        task.started = False
+            finally:
+                self._wake()
+
+    def _keep_taken(self) -> None:
+        """Puts what was taken back before all other tasks. Goes on where it was interrupted."""
+        for buf in self._taken:
+            task = self.pending.get(buf.timestamp)
+            if task is not None:
+                task.buffer = buf
+        numbers = [buf.timestamp for buf in reversed(self._taken)]
+        # One call of C, again: a task is in one of the two, and not in both.
+        self._waiting.extendleft(filter(None, map(self.pending.pop, numbers, repeat(None))))
+        self._taken.clear()
+
+    def end(self, number: int) -> Task | None:
         """Returns a task that was given to the workers, and that they have no more."""
         task = self.pending.pop(number, None)
         if task is not None:
@@ -135,6 +198,7 @@ class Backlog:
 
     def cancel(self) -> None:
         """Cancels the tasks that are not in the queue, except those that are to be retried."""
+        self.take_back()
         with self.lock:
             cancelled = [task for task in self._waiting if not task.started]
             started = [task for task in self._waiting if task.started]
@@ -160,6 +224,8 @@ class Backlog:
                 return
             self._filling = True
             try:
+                if self._taken:
+                    self._keep_taken()
                 while self._waiting and len(self._queue) < self._window:
                     task = self._waiting[0]
                     if not task.started and started_only:
@@ -179,19 +245,25 @@ class Backlog:
 
         What cannot be pickled, or is too large, raises in the future.
         """
-        if task.buffer is None:
-            if not task.started and not task.future.set_running_or_notify_cancel():
+        if not task.started:
+            if not task.future.set_running_or_notify_cancel():
                 return True
             task.started = True
+        if task.buffer is None:
             try:
                 if task.message is None:
                     task.message = objects.dumps(task.call)
-                    task.size_class = self._reader.size_class(objects.size_of(task.message))
+                    task.size = objects.size_of(task.message)
+                    task.size_class = self._queue.pool.geometry.size_class(task.size)
                 n = task.size_class
                 if self._given[n] - self._back[n] >= self._share[n]:
-                    return False  # until one comes back
+                    # Counted again: an interruption may have left out one.
+                    given = [one for one in list(self.pending.values()) if one.size_class == n]
+                    self._back[n] = self._given[n] - len(given)
+                    if len(given) >= self._share[n]:
+                        return False  # until one comes back
                 task.buffer = calls.write(
-                    self._queue.pool, calls.TASK, task.message, 0, task=task.number
+                    self._queue.pool, calls.TASK, task.message, task.size, 0, task=task.number
                 )
             except errors.PoolExhausted:
                 self.stuck = True

@@ -12,11 +12,11 @@ recovery puts a task whose worker died. It does so after the death, so behind th
 task, if the worker had put one.
 """
 
-import bisect
 from typing import Any
 
 from .._hot import SHORT, Buffer
 from ..pool import Pool
+from ..stats import read_size
 from . import objects
 
 TASK = 0  # a function and its arguments. Among the results: its worker died
@@ -31,10 +31,18 @@ PART = 32  # free buffers are counted each time that this part of them has been 
 
 
 def write(
-    pool: Pool, kind: int, message: Any, timeout: float | None, *, task: int = 0, worker: int = 0
+    pool: Pool,
+    kind: int,
+    message: Any,
+    size: int,
+    timeout: float | None,
+    *,
+    task: int = 0,
+    worker: int = 0,
 ) -> Buffer:
-    """Returns a buffer with a message of objects.dumps(). Raises as objects.written()."""
-    buf = objects.written(pool, message, timeout)
+    """Returns a buffer with a message of objects.dumps(), which has size bytes. Raises as
+    objects.written()."""
+    buf = objects.written(pool, message, size, timeout)
     buf.flow_hash, buf.timestamp, buf.mark = kind, task, worker
     return buf
 
@@ -48,29 +56,22 @@ class Reader:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._sizes = [c.buffer_size - pool.geometry.headroom for c in pool.geometry.sizes]
-        self._capacities = [c.capacity for c in pool.geometry.sizes]
-        self._left = [0] * len(self._capacities)  # to be read before the free ones are counted
-        self._copy = [False] * len(self._capacities)
-
-    def size_class(self, size: int) -> int:
-        """Returns which size class of the pool a message of that many bytes uses; as many as there
-        are for a message that is a chain."""
-        return bisect.bisect_left(self._sizes, size)
+        n = len(pool.geometry.sizes)
+        self._left = [0] * n  # to be read before the free ones are counted
+        self._copy = [False] * n
 
     def load(self, buf: Buffer) -> Any:
         """Returns the object. Raises what unpickling raises."""
         size = len(buf)
         if size < SHORT:
             return objects.loads(buf, True)
-        number = self.size_class(size)
+        number = self._pool.geometry.size_class(size)
         if number == len(self._copy):
             return objects.loads(buf, True)
         self._left[number] -= 1
         if self._left[number] < 0:
-            capacity = self._capacities[number]
-            sizes = self._pool.stats().sizes[number]
-            used = sizes.created - sizes.free - sizes.cached
-            self._copy[number] = 2 * used >= capacity
-            self._left[number] = capacity // PART
+            size_of = read_size(self._pool._number, self._pool.geometry, number)
+            used = size_of.created - size_of.free - size_of.cached
+            self._copy[number] = 2 * used >= size_of.capacity
+            self._left[number] = size_of.capacity // PART
         return objects.loads(buf, self._copy[number])

@@ -22,6 +22,7 @@ import select
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -30,6 +31,7 @@ from typing import Any
 
 from .. import errors
 from .._hot import Buffer
+from ..locks import renewed
 from ..pool import Pool
 from . import calls, program
 from .backlog import Backlog, Task, make_queues
@@ -44,12 +46,32 @@ AFTER = "cannot schedule new futures after "
 IN_CHILD = "this executor is that of the parent process; make one in this process"
 
 
+class Alarm:
+    """A descriptor that is readable from ring() on. Any thread may ring it, closed or not."""
+
+    def __init__(self) -> None:
+        self._lock = renewed(self, "_lock", threading.RLock)  # a signal handler, too, may ring
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def ring(self) -> None:
+        with self._lock:
+            if self.fd >= 0:
+                os.eventfd_write(self.fd, 1)
+
+    def close(self) -> None:
+        with self._lock:
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+
 class Worker:
     """A worker process, until its end has been dealt with."""
 
     def __init__(self, process: BaseProcess) -> None:
         self.process = process
         self.ready = False
+        self.failure = ""  # why its initializer failed
         self.done = 0  # tasks
         self.retired = False  # it has done all tasks it may do
         self.lost: list[Task] = []  # came back before its end was known
@@ -76,8 +98,12 @@ class Manager:
         self._queue, self._results = queues
         self._pool = self._queue.pool
         self._reader = calls.Reader(self._pool)
-        self._tasks = Backlog(self._queue, self._reader, workers, retries, self.wake)
-        self._lock = self._tasks.lock
+        self._alarm = Alarm()
+        self._tasks = Backlog(self._queue, workers, retries, self._alarm.ring)
+        # What the executor says to itself travels in one buffer that it keeps: so it needs no
+        # memory when the program itself has all of it.
+        self._notes: deque[tuple[int, int]] = deque()  # to be put: kinds, and workers
+        self._carrier: Buffer | None = calls.write(self._pool, calls.WAKE, b"", 0, 0)
         served = self._method == "forkserver"
         self._orders = Orders(*queues, initializer, initargs, most, served)
         self.refusal: tuple[type[Exception], str] | None = None  # what submit() raises
@@ -95,8 +121,7 @@ class Manager:
         self.collector: threading.Thread | None = None
         self._ends: dict[int, int] = {}  # workers, by the descriptor that says when they end
         self._epoll = select.epoll()
-        self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._alarm, select.EPOLLIN)
+        self._epoll.register(self._alarm.fd, select.EPOLLIN)
         _managers.add(weakref.ref(self, _managers.discard))
 
     def __del__(self) -> None:
@@ -105,16 +130,14 @@ class Manager:
 
     def _close(self) -> None:
         self._epoll.close()
-        with self._lock:
-            alarm, self._alarm = self._alarm, -1
-            if alarm >= 0:
-                os.close(alarm)
+        self._alarm.close()
+        self._carrier = None
 
     # Called by the threads of the user.
 
     def submit(self, call: tuple[Any, ...]) -> "Future[Any]":
         """Returns the future of a call: function, arguments, keyword arguments."""
-        with self._lock:
+        with self._tasks.lock:
             if self.refusal is not None:
                 raise self.refusal[0](self.refusal[1])
             self._provide_workers()
@@ -122,19 +145,13 @@ class Manager:
 
     def end(self, cancel: bool = False) -> None:
         """Lets the workers end when all tasks are done; with cancel, without the backlog."""
-        with self._lock:
+        with self._tasks.lock:
             if self.refusal is None:
                 self.refusal = RuntimeError, AFTER + "shutdown"
             self._ending = True
         if cancel:
             self._tasks.cancel()
-        self.wake()
-
-    def wake(self) -> None:
-        """Lets the collector look at what has changed."""
-        with self._lock:
-            if self._alarm >= 0:
-                os.eventfd_write(self._alarm, 1)
+        self._alarm.ring()
 
     def join(self) -> None:
         """Waits until the workers and threads have ended."""
@@ -196,29 +213,39 @@ class Manager:
         try:
             while not self._closing or self._ends:
                 for end, _ in self._epoll.poll(RETRY_S if self._tasks.stuck else None):
-                    if end == self._alarm:
+                    if end == self._alarm.fd:
                         os.eventfd_read(end)
-                        self._post(calls.WAKE)
+                        self._note(calls.WAKE)
                         continue
                     self._epoll.unregister(end)
                     number = self._ends.pop(end)
                     if end != self._workers[number].process.sentinel:
                         os.close(end)
                     self._pool.recover()
-                    self._post(calls.ENDED, number)
+                    self._note(calls.ENDED, number)
                 if self._tasks.stuck:
-                    self._post(calls.WAKE)
+                    self._note(calls.WAKE)
         except BaseException as error:
             self._break(f"the thread that watches its workers failed: {error!r}")
             with contextlib.suppress(errors.ShmpoolError):  # the pool is closed
                 for number, worker in list(self._workers.items()):
                     worker.process.join()
-                    self._post(calls.ENDED, number)
-                self._post(calls.WAKE)
+                    self._note(calls.ENDED, number)
+                self._note(calls.WAKE)
 
-    def _post(self, kind: int, worker: int = 0) -> None:
-        buf = calls.write(self._pool, kind, b"", None, worker=worker)
-        self._results.put(buf)
+    def _note(self, kind: int, worker: int = 0) -> None:
+        """Says something to the collector, behind all that is in the queue of results."""
+        with self._tasks.lock:
+            self._notes.append((kind, worker))
+            self._send_note()
+
+    def _send_note(self) -> None:
+        """Puts a note, if the carrier is not under way; else the collector does when it is back."""
+        with self._tasks.lock:
+            if self._notes and self._carrier is not None:
+                buf, self._carrier = self._carrier, None
+                buf.flow_hash, buf.mark = self._notes.popleft()
+                self._results.put(buf, 0)
 
     # The collector's thread.
 
@@ -260,7 +287,7 @@ class Manager:
 
     def _handle_result(self, buf: Buffer, failed: bool) -> bool:
         """Returns whether the result is the first one of its task."""
-        task = self._tasks.take_back(buf.timestamp)
+        task = self._tasks.end(buf.timestamp)
         if task is None:  # an interrupted worker has sent two
             buf.free()
             return False
@@ -300,7 +327,7 @@ class Manager:
 
     def _lose(self, task: Task, pid: int | None, exitcode: int | None) -> None:
         """Tries a task again whose worker died, or fails it."""
-        if self._tasks.take_back(task.number) is None:  # the executor broke in between
+        if self._tasks.end(task.number) is None:  # the executor broke in between
             return
         if task.retries:
             self._tasks.again(task)
@@ -312,15 +339,20 @@ class Manager:
 
     def _handle_worker(self, buf: Buffer, kind: int) -> None:
         number = buf.mark
+        if kind in (calls.WAKE, calls.ENDED):
+            self._carrier = buf
+            self._send_note()
+            if kind == calls.ENDED:
+                self._handle_end(number)
+            return
+        with self._tasks.lock:  # a thread that starts the worker may not have noted it yet
+            worker = self._workers[number]
         if kind == calls.READY:
-            with self._lock:  # a thread that starts the worker may not have noted it yet
-                self._workers[number].ready = True
+            worker.ready = True
             self._starts = 0
         elif kind == calls.FAILED:
-            self._break(f"the initializer of a worker raised {self._reader.load(buf)}")
+            worker.failure = f"the initializer of a worker raised {self._reader.load(buf)}"
         buf.free()
-        if kind == calls.ENDED:
-            self._handle_end(number)
 
     def _handle_end(self, number: int) -> None:
         """A worker has ended. What it had put, and what it held, came before this, or comes yet."""
@@ -336,6 +368,9 @@ class Manager:
             self._lose(task, pid, exitcode)
         if worker.retired or self._closing:
             return
+        if worker.failure:  # not before: it may have said more, in a log
+            self._break(worker.failure)
+            return
         self._starts += not worker.ready
         by_itself = not worker.ready and exitcode is not None and exitcode >= 0
         if by_itself or self._starts > STARTS_MOST:
@@ -345,7 +380,7 @@ class Manager:
 
     def _replace(self) -> None:
         """Starts a worker in place of one that ended; with fewer workers the executor goes on."""
-        with self._lock:
+        with self._tasks.lock:
             if self._closing or (self._ending and not self._tasks):
                 return
             try:
@@ -355,15 +390,15 @@ class Manager:
                     self._break(f"no worker could be started: {error}")
 
     def _close_if_done(self) -> None:
-        with self._lock:
+        with self._tasks.lock:
             if not self._tasks and not self._closing:
                 self._closing = True
                 self._queue.shutdown()
-                self.wake()
+                self._alarm.ring()
 
     def _break(self, why: str) -> None:
         """Fails all tasks, and ends the workers."""
-        with self._lock:
+        with self._tasks.lock:
             self.refusal = BrokenProcessPool, f"the executor is not usable: {why}"
             self._ending = self._closing = True
         text = self.refusal[1]
@@ -372,7 +407,7 @@ class Manager:
             worker.process.terminate()
         with contextlib.suppress(errors.ShmpoolError):  # the pool is closed
             self._queue.shutdown(immediate=True)
-        self.wake()
+        self._alarm.ring()
 
     def _dismiss(self) -> None:
         """Waits for the ends of all workers, where the collector cannot."""

@@ -85,8 +85,8 @@ def size_of(message: Any) -> int:
     return len(message) if type(message) is bytes else sum(memoryview(p).nbytes for p in message)
 
 
-def written(pool: "Pool", message: Any, timeout: float | None) -> Buffer:
-    """Returns a new buffer of the pool with a message of dumps() in it.
+def written(pool: "Pool", message: Any, size: int, timeout: float | None) -> Buffer:
+    """Returns a new buffer of the pool with a message of dumps() in it, which has size bytes.
 
     Waits up to timeout seconds for the buffer (None: as long as it takes).
 
@@ -95,7 +95,7 @@ def written(pool: "Pool", message: Any, timeout: float | None) -> Buffer:
         PayloadTooLarge: all buffers of the pool together do not hold the message.
         OutOfSharedMemory: there is no memory for it.
     """
-    buf = pool.alloc(timeout, size_of(message))
+    buf = pool.alloc(timeout, size)
     try:
         buf.writelines([message] if type(message) is bytes else message)
     except BaseException:

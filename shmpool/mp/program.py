@@ -7,12 +7,14 @@ while multiprocessing starts them, and the kernel frees it with the last of them
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.context import get_spawning_popen
 from typing import Any, TypeVar
 
 from .. import errors
+from ..locks import renewed
 from ..options import OnDeath
 from ..pool import Pool
 from ..process_exit import open_pools
@@ -37,7 +39,8 @@ SHARE = 16  # the buffers of one class take at most this part of the machine's m
 MEMBERS = 1024  # threads
 QUEUES = 1000
 
-_lock = threading.RLock()  # a signal handler may make a queue while its thread makes one
+# A signal handler may make a queue while its thread makes one.
+_lock = renewed(sys.modules[__name__], "_lock", threading.RLock)
 _current: Pool | None = None
 _idle: dict[tuple[int, OnDeath], list[AlfQueue]] = {}  # queues to use again
 _forks = 0  # of this process
@@ -149,8 +152,6 @@ def _before_fork() -> None:
 
 
 def _in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
     _idle.clear()  # the parent has them
 
 

@@ -143,7 +143,7 @@ class _Objects:
         if self._closed:
             self._refuse_closed()
         deadline = None if timeout is None else time.monotonic() + timeout
-        buf = objects.written(self._queue.pool, parts, timeout)
+        buf = objects.written(self._queue.pool, parts, objects.size_of(parts), timeout)
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
         self._queue._put_or_free(buf, left)
 

@@ -44,7 +44,7 @@ _held: Leases | None = None
 def work(orders: Orders, number: int) -> None:
     """The main function of a worker process."""
     tasks = orders.tasks
-    send = _Sender(orders.results, number, orders.served)
+    send = _Sender(orders, number)
     if orders.initializer is not None:
         try:
             orders.initializer(*orders.initargs)
@@ -93,10 +93,9 @@ def _remote(error: BaseException) -> Any:
 class _Sender:
     """Sends messages to the executor."""
 
-    def __init__(self, results: AlfQueue, number: int, served: bool) -> None:
-        self._results = results
+    def __init__(self, orders: Orders, number: int) -> None:
+        self._orders = orders
         self._number = number
-        self._served = served
 
     def __call__(self, kind: int, value: object, task: int = 0) -> None:
         """Sends a message; if it cannot be pickled, or is too large, the error instead of it."""
@@ -108,20 +107,23 @@ class _Sender:
             self._send(calls.ERROR, _remote(error), task)
 
     def _send(self, kind: int, value: object, task: int) -> None:
-        message = objects.dumps(value)
+        message, results = objects.dumps(value), self._orders.results
+        size = objects.size_of(message)
         while True:
             try:
                 buf = calls.write(
-                    self._results.pool, kind, message, IDLE_S, task=task, worker=self._number
+                    results.pool, kind, message, size, IDLE_S, task=task, worker=self._number
                 )
                 break
             except errors.PoolExhausted:
                 self.leave_if_orphaned()
-        self._results.put(buf)
+                if self._orders.tasks.ended:  # nobody waits for it
+                    return
+        results.put(buf)
 
     def leave_if_orphaned(self) -> None:
         """Ends this process if that of the executor has ended."""
         parent = multiprocessing.parent_process()
         assert parent is not None  # noqa: S101
-        if not parent.is_alive() if self._served else os.getppid() != parent.pid:
+        if not parent.is_alive() if self._orders.served else os.getppid() != parent.pid:
             raise SystemExit

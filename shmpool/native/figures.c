@@ -101,6 +101,25 @@ int shmpool_stats(int pool, struct shmpool_stats *out)
 	return (int)opening_read((uint32_t)pool, 0);
 }
 
+int shmpool_class_stats(int pool, uint32_t number, struct shmpool_class_stats *out)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	struct shmpool_stats sums = { 0 };
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	if (number >= segment_classes(&p->segment))
+		return -EINVAL;
+	const struct segment *s = &pool_class(p, number)->segment;
+	*out = (struct shmpool_class_stats) { 0 };
+	count_class(pool_class(p, number), out, &sums);
+	for (uint32_t i = 0; i < s->members && s->geometry.cache_size; i++) {
+		const struct member *m = segment_member(s, i);
+		if (!member_gone(load_acquire(&m->identity))) /* [MEMBER] */
+			out->cached += cache_length(s, segment_block(&p->segment, m, number));
+	}
+	return (int)opening_read((uint32_t)pool, 0);
+}
+
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 {
 	struct qmempool *p = opening_pool((uint32_t)pool);

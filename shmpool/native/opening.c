@@ -73,14 +73,19 @@ void opening_thread_ends(struct opening_thread *t)
 	thread_ends(t);
 }
 
+static pthread_mutex_t preparing = PTHREAD_MUTEX_INITIALIZER;
+
+/* Around a fork: no thread of the parent has a lock that the child needs. */
 static void lock_threads(void)
 {
+	pthread_mutex_lock(&preparing);
 	pthread_mutex_lock(&wiped->threads_lock);
 }
 
 static void unlock_threads(void)
 {
 	pthread_mutex_unlock(&wiped->threads_lock);
+	pthread_mutex_unlock(&preparing);
 }
 
 /* Takes a token of the pool if this process has none. The caller holds threads_lock. */
@@ -96,6 +101,7 @@ static int need_token(uint32_t slot)
  * again. */
 static void after_fork(void)
 {
+	pthread_mutex_unlock(&preparing);
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
 		if (opening_pools[i].buffers)
 			need_token(i);
@@ -115,14 +121,13 @@ void *opening_wiped(size_t size)
 /* Makes what a process needs once. Returns 0, or -ENOMEM; then the next opening tries again. */
 static int prepare(void)
 {
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	static bool key, hooks;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&preparing);
 	if (!wiped && (wiped = opening_wiped(sizeof(*wiped))))
 		opening_callers = wiped->callers;
 	key = key || (wiped && !pthread_key_create(&thread_key, thread_ends));
 	hooks = hooks || (key && !pthread_atfork(lock_threads, unlock_threads, after_fork));
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&preparing);
 	return hooks ? 0 : -ENOMEM;
 }
 

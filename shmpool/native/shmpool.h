@@ -334,6 +334,8 @@ int shmpool_waker_refresh(int waker);
 
 /* Figures. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
+/* Of one size class only. -EINVAL: there is none of that number. */
+int shmpool_class_stats(int pool, uint32_t number, struct shmpool_class_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
 /* Returns how many members are dead and not recovered, plus one if abandoned buffers wait for a
  * recoverer. */
