@@ -29,6 +29,7 @@ C_ORDER = [
     "copy.h",
     "wait.h",
     "geometry.h",
+    "memory.h",
     "segment.h",
     "token.h",
     "role.h",
@@ -54,6 +55,7 @@ C_ORDER = [
     "trim.h",
     "audit.h",
     "pin.h",
+    "populate.h",
     "opening.h",
     "guard.h",
     "lookup.h",
@@ -85,6 +87,7 @@ C_PLACE = {
     "figures.c": "lookup.h",
     "waker.c": "helper.h",
     "topics.c": "lookup.h",
+    "pages.c": "lookup.h",
 }
 # The prefix of a file's functions, if it is not the file's name.
 C_PREFIX = {
@@ -106,16 +109,18 @@ C_PREFIX = {
     "figures.c": "shmpool|audit",
     "waker.c": "shmpool",
     "topics.c": "shmpool",
+    "pages.c": "shmpool",
     "lookup.h": r"\w+",
 }
 # Modules of the package, except the benchmark. Each imports only modules before it.
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options geometry free_after leases live_views
-    arrays columns burst messages wakers awaiting queue pool_files process_exit segment pruning
-    stats pinning topic pool view __init__ mp.objects mp.program mp.queues mp.context mp.calls
-    mp.worker mp.backlog mp.manager mp.executor mp.__init__
+    errors codes names _native _ffi _hot os_errors options geometry memory free_after leases
+    live_views arrays columns burst messages wakers awaiting queue pool_files process_exit
+    segment pruning stats pinning topic pool view __init__
+    mp.objects mp.program mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager
+    mp.executor mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
