@@ -500,3 +500,13 @@ def test_every_mutant_of_the_core_applies() -> None:
     mutants = read_core(ROOT / "tests" / "mutants" / "core.toml")
     assert len(mutants) >= 60
     assert [] == [fault for mutant in mutants if (fault := mutant.fault(ROOT))]
+
+
+def test_the_benchmark_has_the_flags_of_the_module() -> None:
+    """What is measured is what is shipped: both are compiled with one file of flags."""
+    flags = (NATIVE / "flags").read_text().split()
+    makefile = (ROOT / "clients" / "bench" / "native" / "Makefile").read_text()
+    assert "CFLAGS = -g @$(NATIVE)/flags\n" in makefile
+    assert not [flag for flag in flags if flag in makefile]
+    assert "FLAGS.read_text()" in (NATIVE / "build.py").read_text()
+    assert "-O2" in flags
