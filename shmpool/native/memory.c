@@ -14,27 +14,29 @@
 #include <unistd.h>
 
 #define PAGE 4096u
-#define POPULATE_READ 22 /* MADV_POPULATE_READ: Linux 5.14 */
-#define COLLAPSE 25      /* MADV_COLLAPSE: Linux 6.1 */
-#define ON_FAULT 1       /* MLOCK_ONFAULT: Linux 4.4 */
-#define PREFERRED 1      /* MPOL_PREFERRED */
-#define INTERLEAVE 3     /* MPOL_INTERLEAVE */
-#define ALLOWED 4        /* MPOL_F_MEMS_ALLOWED */
-#define COLLAPSE_TRIES 3 /* EAGAIN: another process has just taken one of the pages */
+#define POPULATE_READ 22  /* MADV_POPULATE_READ: Linux 5.14 */
+#define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE: the same */
+#define COLLAPSE 25       /* MADV_COLLAPSE: Linux 6.1 */
+#define ON_FAULT 1        /* MLOCK_ONFAULT: Linux 4.4 */
+#define PREFERRED 1       /* MPOL_PREFERRED */
+#define INTERLEAVE 3      /* MPOL_INTERLEAVE */
+#define ALLOWED 4         /* MPOL_F_MEMS_ALLOWED */
+#define COLLAPSE_TRIES 3  /* EAGAIN: another process has just taken one of the pages */
 
-/* As the kernel does without MADV_POPULATE_READ. A load, because others may be writing there. */
+/* Does without madvise(2). A load, because others may be writing there. */
 static void read_each(const char *from, uint64_t length)
 {
 	for (uint64_t at = 0; at < length; at += PAGE)
 		(void)*(const volatile char *)(from + at);
 }
 
-/* A read is enough, of a page that will be written too: tmpfs does not track writes, so its pages
- * are mapped writable at once, and around a read the kernel maps 16 of them. MADV_POPULATE_WRITE
- * takes 0.84 us a page, this 0.51, a first touch 1.09 (docs/decisions/0029-memory.md). */
-int memory_populate(char *from, uint64_t length)
+/* Pages that were used before are mapped by a read: tmpfs does not track writes, so they can be
+ * written too, and around a read the kernel maps 16 of them: 0.5 us a page, by a write 0.85. Pages
+ * that are new must be zeroed, each by itself: by a write 1.07 us, by a read 1.65. A first touch
+ * takes 1.1 to 1.2. */
+int memory_populate(char *from, uint64_t length, bool fresh)
 {
-	if (madvise(from, length, POPULATE_READ) == 0)
+	if (madvise(from, length, fresh ? POPULATE_WRITE : POPULATE_READ) == 0)
 		return 0;
 	switch (errno) {
 	case EINVAL: /* before Linux 5.14; or a seccomp filter refuses what it does not know */

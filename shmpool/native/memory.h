@@ -12,15 +12,17 @@
 #ifndef SHMPOOL_MEMORY_H
 #define SHMPOOL_MEMORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Bytes of a huge page, on x86-64 and on aarch64 with pages of 4 KiB. */
 #define MEMORY_HUGE (2ull << 20)
 
 /* Maps all pages of length bytes at from, in this process: no access to them faults afterwards.
- * Returns 0; -ENOMEM if there is no memory for page tables; -EBADMSG if the file is shorter by now;
- * -EIO if a page is broken (EHWPOISON). */
-int memory_populate(char *from, uint64_t length);
+ * fresh: this process has just reserved them, and they are mapped for writing. Returns 0; -ENOMEM
+ * if there is no memory for page tables; -EBADMSG if the file is shorter by now; -EIO if a page is
+ * broken (EHWPOISON). */
+int memory_populate(char *from, uint64_t length, bool fresh);
 
 /* Makes one huge page of the MEMORY_HUGE bytes at block, which begin at a multiple of that in the
  * file and in memory. Part of the block must have memory; all of it has afterwards. Returns 0;

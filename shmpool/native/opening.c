@@ -249,7 +249,7 @@ int opening_populate(uint32_t number, uint64_t *at)
 		error = token_pin(&p->segment, opening_token(number), &page);
 	pthread_mutex_unlock(&wiped->threads_lock);
 	if (!error)
-		error = populate_step(p, at);
+		error = populate_step(p, at, wiped->openings[number % OPENING_POOLS_MAX].made);
 	token_let_go(page);
 	return error;
 }

@@ -69,7 +69,7 @@ static bool range_at(struct qmempool *p, uint64_t n, struct range *out)
 	return false;
 }
 
-int populate_step(struct qmempool *p, uint64_t *at)
+int populate_step(struct qmempool *p, uint64_t *at, bool fresh)
 {
 	uint64_t left = STEP_BYTES, n = *at >> RANGE_SHIFT;
 	uint64_t done = (*at & ((1ull << RANGE_SHIFT) - 1)) * SEGMENT_PAGE;
@@ -82,7 +82,7 @@ int populate_step(struct qmempool *p, uint64_t *at)
 		const uint64_t some = done >= length       ? 0 :
 				      length - done < left ? length - done :
 							     left;
-		int error = some ? memory_populate(p->segment.base + from + done, some) : 0;
+		int error = some ? memory_populate(p->segment.base + from + done, some, fresh) : 0;
 		if (error)
 			return error;
 		left -= some;

@@ -14,9 +14,10 @@
 
 #include "pool.h"
 
-/* Maps the next part of what exists, from *at on, 0 at first. Returns 1 if there is more. Returns 0
- * at the end, after which this process also maps what it adds to the pool. -EBADMSG if the file
- * lacks memory for what it says exists; or what memory_populate() returns. */
-int populate_step(struct qmempool *p, uint64_t *at);
+/* Maps the next part of what exists, from *at on, 0 at first. fresh: this process has made the
+ * pool. Returns 1 if there is more. Returns 0 at the end, after which this process also maps what
+ * it adds to the pool. -EBADMSG if the file lacks memory for what it says exists; or what
+ * memory_populate() returns. */
+int populate_step(struct qmempool *p, uint64_t *at, bool fresh);
 
 #endif

@@ -111,7 +111,7 @@ int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 	/* That it fails changes nothing: the memory is there, and the first access maps it. */
 	if (!error && load_relaxed(&s->populate))
 		memory_populate(s->base + offset / SEGMENT_PAGE * SEGMENT_PAGE,
-				offset % SEGMENT_PAGE + length);
+				offset % SEGMENT_PAGE + length, true);
 	return error;
 }
 

@@ -66,7 +66,7 @@ static void work(struct bench_run *run, uint32_t me, enum way way)
 		if (!error && run->cell->work == WORK_NEW)
 			error = reserve(way, base);
 		if (!error && way == POPULATED)
-			error = memory_populate(base, BYTES);
+			error = memory_populate(base, BYTES, run->cell->work == WORK_NEW);
 		for (uint64_t at = 0; at < BYTES && !error; at += PAGE)
 			*(volatile char *)(base + at) = 1;
 		if (!error && run->cell->work == WORK_NEW &&
