@@ -12,11 +12,24 @@ from typing import Any, SupportsIndex
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .options import INT64_MAX, POOL, QUEUE_MAX, Option, PoolOptions, Refusal, integer, out_of_range
+from .options import (
+    HUGE_PAGES,
+    INT64_MAX,
+    INTERLEAVE,
+    POOL,
+    QUEUE_MAX,
+    Option,
+    PoolOptions,
+    Refusal,
+    integer,
+    out_of_range,
+)
 from .os_errors import SHM, enlarge, shared_memory, size_text
 
 CLASSES_MAX = 8  # size classes of a pool
 CAPACITY_MAX = 1 << 24  # buffers of all size classes
+HUGE_BYTES = 2 << 20  # of a huge page
+NODE_MAX = 1023  # number of a NUMA node
 HEADER_BYTES = 64  # in front of each buffer
 RING_BYTES = QUEUE_MAX * 8  # address space of a queue's ring; it gets memory with the queue
 
@@ -130,6 +143,10 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
         return None, Refusal(
             "buffer_size", repr(sizes), f"it must have from 1 to {CLASSES_MAX} values"
         )
+    refusal = out_of_range("huge_pages", POOL["huge_pages"], options.huge_pages)
+    if refusal is not None:
+        return None, refusal
+    geometry.huge = HUGE_PAGES.index(options.huge_pages)
     geometry.classes = classes
     given: dict[str, Any] = {name: getattr(options, name) for name in BY_CLASS}
     for name, value in given.items():
@@ -147,7 +164,7 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
             setattr(part, name, _int64(values[number], name))
     why = ffi.new("struct shmpool_refusal *")
     if not lib.shmpool_plan(geometry, why):
-        return geometry, out_of_range("mode", POOL["mode"], options.mode)
+        return geometry, _beside_the_plan(geometry, options)
     if why.fault == lib.SHMPOOL_FAULT_CLASSES:
         return None, Refusal(
             "capacity", f"{why.value} buffers in all", f"the most is {CAPACITY_MAX}"
@@ -157,6 +174,24 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
     if value is None:
         name = f"{name}[{number}]" if len(classes_of(geometry)) > 1 else name
     return None, native_refusal(why, integer(value, name), geometry)
+
+
+def _beside_the_plan(geometry: Native, options: PoolOptions) -> Refusal | None:
+    """Returns what is wrong with the options that C does not plan."""
+    node: Any = options.numa_node
+    number = 0 if node is None or node == INTERLEAVE else -1
+    if number and not isinstance(node, (str, bool)):
+        number = integer(node, "numa_node")
+    if not 0 <= number <= NODE_MAX:
+        return Refusal(
+            "numa_node", repr(node), f'it must be from 0 to {NODE_MAX}, or "{INTERLEAVE}"'
+        )
+    most = max(one.prealloc * one.buffer_size for one in classes_of(geometry))
+    if geometry.huge == lib.SHMPOOL_HUGE_ALWAYS and most < HUGE_BYTES:
+        return Refusal(
+            "huge_pages", "'always'", "it needs a prealloc x buffer_size of at least 2 MiB"
+        )
+    return out_of_range("mode", POOL["mode"], options.mode)
 
 
 def planned(name: str, options: PoolOptions) -> Native:

@@ -31,7 +31,11 @@ Side = Literal["single", "multi"]
 OnDeath = Literal["free", "requeue", "dead-letter"]
 Memory = Literal["reserved", "on-demand"]
 Lanes = int | Literal["auto"]
+HugePages = Literal["auto", "always", "never"]
+NumaNode = str | int | None  # a number, or "interleave"; None leaves it to the kernel
+INTERLEAVE = "interleave"
 MEMORY = get_args(Memory)
+HUGE_PAGES: tuple[HugePages, ...] = ("never", "auto", "always")  # as enum shmpool_huge
 ON_DEATH = get_args(OnDeath)  # in the order of enum on_death in native/layout.h
 
 
@@ -155,6 +159,12 @@ class PoolOptions:
     group: Annotated[str | int | None, Option(
         "Group that owns the file, by name or number.",
         default="the creator's")] = None
+    huge_pages: Annotated[HugePages, Option(
+        "Whether the memory is made of huge pages of 2 MiB.",
+        choices=get_args(HugePages))] = "never"
+    numa_node: Annotated[NumaNode, Option(
+        'The NUMA node that the memory comes from, or "interleave" for all by turns.',
+        default="the kernel's choice")] = None
     # fmt: on
 
 

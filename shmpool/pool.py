@@ -20,14 +20,17 @@ from .awaiting import until_free
 from .burst import Burst
 from .codes import check
 from .geometry import CLASSES_MAX, Geometry, differences, planned
+from .memory import prepare
 from .names import checked_name
 from .options import (
     LANED,
     LANES_GROW,
     MEMORY,
     ON_DEATH,
+    HugePages,
     Lanes,
     Memory,
+    NumaNode,
     OnDeath,
     PoolOptions,
     QueueOptions,
@@ -120,6 +123,11 @@ class Pool(PoolBase):
         queues: int | None = None,
         mode: int = 0o600,
         group: str | int | None = None,
+        huge_pages: HugePages = "never",
+        numa_node: NumaNode = None,
+        populate: bool = False,
+        lock: bool = False,
+        core_dump: bool = False,
         exist_ok: bool = False,
         replace: bool = False,
         unlink_on_close: bool = False,
@@ -127,8 +135,8 @@ class Pool(PoolBase):
     ) -> "Pool":
         """Creates a pool and attaches to it.
 
-        The options from buffer_size to group are those of PoolOptions; docs/config.md lists their
-        ranges and defaults. None stands for the default.
+        The options from buffer_size to numa_node are those of PoolOptions; docs/config.md lists
+        their ranges and defaults. None stands for the default.
 
         buffer_size       bytes of data that a buffer holds, rounded up to a multiple of 64
         capacity          the most buffers that the pool can grow to, a power of two
@@ -139,6 +147,14 @@ class Pool(PoolBase):
         headroom          bytes left free before the data of a new buffer
         members, queues   the most threads that can be attached, and the most queues
         mode, group       permission bits of the pool's file, for example 0o660, and its group
+        huge_pages        "never"; "auto": huge pages of 2 MiB where the kernel makes them;
+                          "always": the creation fails if it does not
+        numa_node         the number of the NUMA node that the memory comes from while that has
+                          some, or "interleave" for all nodes by turns
+        populate          maps what the pool has in this process, so that no first use of a page
+                          costs anything; also what this process adds to it
+        lock              as populate, and nothing that this process maps is swapped out
+        core_dump         core files of this process have the pool's memory
         exist_ok          attaches to the pool of that name, if it exists with the options given
         replace           takes the name from the pool that has it, in one step; its members go on
         unlink_on_close   removes the name when this process closes the pool, or ends
@@ -149,6 +165,9 @@ class Pool(PoolBase):
         of the same length, or one value for all classes. Queues take buffers of every class;
         alloc(size=) and send() choose one.
 
+        populate, lock and core_dump are of this process and not of its children, and hold with
+        exist_ok too. docs/memory.md says what each brings.
+
         If name is None, the pool has no name and takes no memory of /dev/shm. Only forked children
         can use it, and processes of multiprocessing that get this object as an argument.
 
@@ -157,7 +176,8 @@ class Pool(PoolBase):
             PoolExists: the name is taken; with exist_ok, by a pool with other options.
             OutOfSharedMemory: /dev/shm has no room for the pool itself and prealloc.
             AccessDenied: this user cannot create the file, give it to group, or open it.
-            LimitReached: this process has 64 pools open, or no descriptor left.
+            LimitReached: this process has 64 pools open, or no descriptor left, or may not lock
+                so much.
         """
         if name is not None:
             checked_name(name, "pool")
@@ -170,23 +190,23 @@ class Pool(PoolBase):
         user = None if owner is None else user_id(owner)
         options = PoolOptions(_given(buffer_size), _given(capacity), _given(prealloc), bulk,
                               refill_multiplier, _given(cache_size), headroom, members, queues,
-                              mode, group)  # fmt: skip
+                              mode, group, huge_pages, numa_node)  # fmt: skip
+        asked = populate, lock, core_dump
         geometry = planned(name or ANONYMOUS, options)
         check(lib.shmpool_room(), f"pool {name or ANONYMOUS!r}")  # before it takes memory
         if name is None:
-            return cls._open(Segment.anonymous(geometry), made=True)
+            return cls._open(Segment.anonymous(geometry, numa_node), made=True)._prepared(*asked)
         for _ in range(CREATE_TRIES):
             try:
-                segment = Segment.create(name, geometry, mode, group, replace)
+                segment = Segment.create(name, geometry, mode, group, replace, numa_node)
             except errors.PoolExists:
                 if not exist_ok:
                     raise
                 with contextlib.suppress(errors.PoolNotFound):  # it was removed since: create it
-                    return cls.attach(name, owner=user)._refuse_other(
-                        options, Geometry.of(geometry)
-                    )
+                    there = cls.attach(name, owner=user)
+                    return there._refuse_other(options, Geometry.of(geometry))._prepared(*asked)
                 continue
-            pool = cls._open(segment, made=True)
+            pool = cls._open(segment, made=True)._prepared(*asked)
             try:
                 if unlink_on_close:
                     segment._unlink_at_the_end(segment.path)
@@ -223,21 +243,29 @@ class Pool(PoolBase):
         readonly: bool = False,
         owner: str | int | None = None,
         timeout: float | None = 0,
+        populate: bool = False,
+        lock: bool = False,
+        core_dump: bool = False,
     ) -> "Pool":
         """Attaches to a pool. Waits up to timeout seconds until it exists; None for no limit.
 
         readonly  needs read permission only. The pool can be read and copied from (peek). No thread
                   is a member, prune() may remove the pool, and a change raises AccessDenied
         owner     the user who must own the pool: any user can create one under a free name
+        populate, lock, core_dump  as of create(). The first two need a pool opened for writing
 
         Raises:
             PoolNotFound, SegmentInvalid: there is no such pool, or the file is not a pool.
-            AccessDenied: this user may not open the file, or another user than owner owns it.
-            InvalidArgument, LimitReached: the name or owner; 64 pools, or no descriptor left.
+            AccessDenied: this user may not open the file, or another user than owner owns it;
+                populate or lock with readonly.
+            InvalidArgument, LimitReached: the name or owner; 64 pools, no descriptor left, or this
+                process may not lock so much.
+            OutOfSharedMemory: populate gets no memory for page tables.
         """
         checked_name(name, "pool")
         user = None if owner is None else user_id(owner)
-        return found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name, readonly, user))
+        pool = found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name, readonly, user))
+        return pool._prepared(populate, lock, core_dump)
 
     @classmethod
     def _attach(cls, name: str, readonly: bool, owner: int | None) -> "Pool":
@@ -252,6 +280,15 @@ class Pool(PoolBase):
     def _open(cls, segment: Segment, made: bool = False) -> "Pool":
         with segment.opening():
             return cls(segment, made)
+
+    def _prepared(self, populate: bool, lock: bool, core_dump: bool) -> "Pool":
+        """Returns the pool, which this process has just opened, with its memory as asked for."""
+        try:
+            prepare(self, populate, lock, core_dump)
+        except BaseException:
+            self.close()  # now: a traceback keeps the object alive
+            raise
+        return self
 
     @staticmethod
     def unlink(name: str) -> None:

@@ -23,6 +23,8 @@ from ._ffi import Native, ffi, lib
 from ._hot import SegmentBase
 from .codes import check
 from .geometry import does_not_fit, native_refusal, taken_at_once
+from .memory import no_huge_pages, place
+from .options import NumaNode
 from .pool_files import (
     TEMPORARY,
     locked_whole,
@@ -123,7 +125,13 @@ class Segment(SegmentBase):
 
     @classmethod
     def create(
-        cls, name: str, geometry: Native, mode: int, group: Group, replace: bool = False
+        cls,
+        name: str,
+        geometry: Native,
+        mode: int,
+        group: Group,
+        replace: bool = False,
+        node: NumaNode = None,
     ) -> "Segment":
         """Creates and initialises the file, complete but for its name.
 
@@ -138,7 +146,7 @@ class Segment(SegmentBase):
             if not replace:
                 _refuse_existing(name)
             for _ in range(CREATE_TRIES):
-                segment = cls._create_once(name, geometry, mode, group, number)
+                segment = cls._create_once(name, geometry, mode, group, number, node)
                 if segment is not None:
                     made(segment.path, segment.status)
                     return segment
@@ -146,7 +154,7 @@ class Segment(SegmentBase):
 
     @classmethod
     def _create_once(
-        cls, name: str, geometry: Native, mode: int, group: Group, number: int
+        cls, name: str, geometry: Native, mode: int, group: Group, number: int, node: NumaNode
     ) -> "Segment | None":
         """Tries once. Returns None if another process has locked or removed the unfinished file."""
         file, segment = SegmentBase(), None
@@ -164,7 +172,7 @@ class Segment(SegmentBase):
             _refuse_hopeless(name, fd, geometry)
             _resize(fd, geometry.size)
             segment = cls(name, file, geometry.size)
-            _fill(segment, geometry)
+            _fill(segment, geometry, node)
             # The group first: mode must not admit the group that the file has now.
             _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
@@ -174,7 +182,7 @@ class Segment(SegmentBase):
         return segment
 
     @classmethod
-    def anonymous(cls, geometry: Native) -> "Segment":
+    def anonymous(cls, geometry: Native, node: NumaNode = None) -> "Segment":
         """Creates and initialises a nameless file. Raises OutOfSharedMemory, LimitReached."""
         with system_errors("an anonymous pool cannot be created"):
             file, segment = SegmentBase(), None
@@ -182,7 +190,7 @@ class Segment(SegmentBase):
                 file._anonymous(None)
                 _resize(file.fd, geometry.size)
                 segment = cls(ANONYMOUS, file, geometry.size)
-                _fill(segment, geometry)
+                _fill(segment, geometry, node)
             except BaseException:
                 (segment or file).close()  # now: a traceback keeps the object alive
                 raise
@@ -279,11 +287,14 @@ def _resize(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def _fill(segment: Segment, geometry: Native) -> None:
-    """Initialises an empty pool in a new file. Raises OutOfSharedMemory."""
+def _fill(segment: Segment, geometry: Native, node: NumaNode) -> None:
+    """Initialises an empty pool in a new file. Raises OutOfSharedMemory, InvalidArgument."""
+    place(segment.name, segment.base, segment.size, node)
     code = lib.shmpool_create_wait(segment.base, segment.fd, geometry)
     if code == -errno.ENOSPC:
         raise does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
+    if code and geometry.huge and (refusal := no_huge_pages(segment.name, code)) is not None:
+        raise refusal
     check(code, f"pool {segment.name!r}")
 
 

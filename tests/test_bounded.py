@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
-from conftest import MakePool
+from conftest import MakePool, room
+from test_page_memory import bytes_of
 
 import shmpool
 from shmpool._ffi import ffi, lib
@@ -242,3 +243,23 @@ def test_a_damaged_pool_is_read_in_time(make_pool: MakePool, craft: Craft) -> No
             with contextlib.suppress(shmpool.SegmentInvalid):
                 call()
             assert time.thread_time() - began < CALL_S
+
+
+@pytest.mark.parametrize("claimed", [False, True], ids=["new", "all buffers claimed"])
+def test_stats_read_little(make_pool: MakePool, craft: Craft, claimed: bool) -> None:
+    """Figures of a pool of 16 million buffers read as little of it as those of a small one: the
+    words of at most 131,072 extents, whatever they say."""
+    if room() < 1 << 30:
+        pytest.skip("/dev/shm has no room for the ring of 16 million free buffers")
+    pool = make_pool(buffer_size=64, capacity=1 << 24, members=4, queues=4)
+    if claimed:
+        segment = craft(pool)
+        fill(segment, segment.classes[0].extents, 2**64 - 1)
+    before = reserved(pool)
+    with shmpool.Pool.attach(pool.name, readonly=True) as other:
+        stats = other.stats()
+        assert ((1 << 24) if claimed else 0, 1 << 24) == (stats.created, stats.capacity)
+        assert bytes_of(other, "Rss") < 3 << 20
+        other.members()
+        assert bytes_of(other, "Rss") < 3 << 20
+    assert before == reserved(pool)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from test_growth import small_shm
 
+from shmpool import memory
 from shmpool.cli import container, diagnosis
 from shmpool.cli.container import Limit
 from shmpool.os_errors import SHM, shared_memory
@@ -270,3 +271,46 @@ def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "pools" in found
     assert all(f.found and f.found.isprintable() for f in found.values())
+
+
+@pytest.mark.parametrize(
+    ("why", "state", "found"),
+    [("", "ok", "made on request"), ("the kernel makes none", "note", "not made")],
+)
+def test_huge_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str, state: str, found: str
+) -> None:
+    """What the kernel answers to a try, its mode, and pages that hugetlbfs keeps from pools."""
+    files = {memory.SHMEM_ENABLED: "always [advise] never\n"}
+    files |= {f"{memory.HUGETLB}/{key}_hugepages": n for key, n in (("nr", "8\n"), ("free", "5\n"))}
+    monkeypatch.setattr(diagnosis, "ROOT", machine(tmp_path, files))
+    monkeypatch.setattr(memory, "huge_pages", lambda: why)
+    said = {finding.subject: finding for finding in diagnosis.examine()}
+    pages = said["huge pages"]
+    assert (state, f"{found} (shmem_enabled advise)") == (pages.state, pages.found)
+    assert bool(why) == ('huge_pages="auto"' in pages.advice)
+    assert ("note", "5 free of 8") == (
+        said["pages of hugetlbfs"].state,
+        said["pages of hugetlbfs"].found,
+    )
+
+
+@pytest.mark.parametrize(("capabilities", "limited"), [("0", True), (f"{1 << 14:x}", False)])
+def test_locked_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: str, limited: bool
+) -> None:
+    """The limit, and how to raise it; none for a process that may lock what it likes."""
+    status = f"Name:\tx\nCapEff:\t{capabilities}\n"
+    monkeypatch.setattr(diagnosis, "ROOT", machine(tmp_path, {"proc/self/status": status}))
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda which: (8 << 20, 8 << 20))
+    (said,) = [f for f in diagnosis.examine() if f.subject == "limit of locked memory"]
+    assert ("ok", "8 MiB" if limited else "none") == (said.state, said.found)
+    assert limited == ("ulimit -l" in said.advice)
+
+
+@pytest.mark.parametrize(("online", "advised"), [("0\n", False), ("0-1\n", True)])
+def test_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: str, advised: bool) -> None:
+    """Where there are several, it says what numa_node brings."""
+    monkeypatch.setattr(diagnosis, "ROOT", machine(tmp_path, {memory.NODES: online}))
+    (said,) = [f for f in diagnosis.examine() if f.subject == "NUMA nodes"]
+    assert advised == ("numa_node=" in said.advice)

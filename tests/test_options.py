@@ -16,6 +16,10 @@ from shmpool.geometry import GEOMETRY, Geometry, plan
 from shmpool.options import POOL, QUEUE, options_of, queue_refusals
 
 ROOMY = PoolOptions(buffer_size=4096, capacity=8192)  # besides these no geometry option is narrower
+# Options of Pool.create that are not the pool's.
+OF_THE_CALL = {
+    "populate", "lock", "core_dump", "exist_ok", "replace", "unlink_on_close", "owner",
+}  # fmt: skip
 NARROWED = ("buffer_size", "prealloc", "cache_size", "headroom")
 
 
@@ -28,7 +32,7 @@ def parameters(call: Callable[..., object]) -> dict[str, inspect.Parameter]:
 @pytest.mark.parametrize(
     ("call", "record", "own"),
     [
-        (shmpool.Pool.create, PoolOptions, {"exist_ok", "replace", "unlink_on_close", "owner"}),
+        (shmpool.Pool.create, PoolOptions, OF_THE_CALL),
         (shmpool.Pool.create_queue, QueueOptions, set()),
     ],
 )
@@ -61,7 +65,8 @@ def test_the_geometry_is_in_the_order_of_c() -> None:
     numbers = [getattr(lib, f"SHMPOOL_{name.upper()}") for name in GEOMETRY]
     assert [*range(len(GEOMETRY))] == numbers
     assert lib.SHMPOOL_OPTIONS == len(GEOMETRY)
-    assert [*GEOMETRY, "mode", "group"] == [field.name for field in fields(PoolOptions)]
+    others = ["mode", "group", "huge_pages", "numa_node"]
+    assert [*GEOMETRY, *others] == [field.name for field in fields(PoolOptions)]
 
 
 @pytest.mark.parametrize("name", GEOMETRY)

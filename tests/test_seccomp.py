@@ -19,11 +19,11 @@ Start = Callable[..., Child]
 NUMBERS = {
     "x86_64": {
         "pidfd_open": 434, "membarrier": 324, "process_madvise": 440, "fcntl": 72, "fallocate": 285,
-        "madvise": 28, "link": 265,
+        "madvise": 28, "link": 265, "mbind": 237, "mlock2": 325,
     },
     "aarch64": {
         "pidfd_open": 434, "membarrier": 283, "process_madvise": 440, "fcntl": 25, "fallocate": 47,
-        "madvise": 233, "link": 37,
+        "madvise": 233, "link": 37, "mbind": 235, "mlock2": 284,
     },
 }  # fmt: skip
 pytestmark = pytest.mark.skipif(
@@ -31,19 +31,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 # refuse(errno, number, ..., second=value): from now on those calls fail; if a value is given, only
-# with that as their second argument.
+# with that as their second argument, or third.
 FILTER = """
 import ctypes, errno, os, signal, struct, sys
 import shmpool
 
-def refuse(number, *calls, second=None):
+def refuse(number, *calls, second=None, third=None):
     load, equal, end, allow, deny = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000 | number
     code = [(load, 0, 0, 0)]
     for i, call in enumerate(calls):
         code.append((equal, len(calls) - i, 0, call))
     code += [(end, 0, 0, allow)]
-    if second is not None:
-        code += [(load, 0, 0, 24), (equal, 1, 0, second), (end, 0, 0, allow)]
+    for at, value in ((24, second), (32, third)):
+        if value is not None:
+            code += [(load, 0, 0, at), (equal, 1, 0, value), (end, 0, 0, allow)]
     code += [(end, 0, 0, deny)]
     text = b"".join(struct.pack("HBBI", *line) for line in code)
     raw = ctypes.create_string_buffer(text)

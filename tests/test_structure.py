@@ -29,6 +29,7 @@ C_ORDER = [
     "copy.h",
     "wait.h",
     "geometry.h",
+    "memory.h",
     "segment.h",
     "token.h",
     "role.h",
@@ -55,6 +56,7 @@ C_ORDER = [
     "trim.h",
     "audit.h",
     "pin.h",
+    "populate.h",
     "opening.h",
     "guard.h",
     "lookup.h",
@@ -92,6 +94,7 @@ C_PLACE = {
     "waker.c": "helper.h",
     "topics.c": "lookup.h",
     "queues.c": "lookup.h",
+    "pages.c": "lookup.h",
 }
 # The prefix of a file's functions, if it is not the file's name.
 C_PREFIX = {
@@ -118,16 +121,17 @@ C_PREFIX = {
     "waker.c": "shmpool",
     "topics.c": "shmpool",
     "queues.c": "shmpool",
+    "pages.c": "shmpool",
     "lookup.h": r"\w+",
 }
 # Modules of the package, except the benchmark. Each imports only modules before it.
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes locks names _native _ffi _hot os_errors options geometry free_after leases
-    live_views arrays columns burst messages wakers named awaiting queue pool_files process_exit
-    segment pruning stats pinning topic pool view __init__ mp.objects mp.program mp.queues
-    mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
+    errors codes locks names _native _ffi _hot os_errors options geometry memory free_after
+    leases live_views arrays columns burst messages wakers named awaiting queue pool_files
+    process_exit segment pruning stats pinning topic pool view __init__ mp.objects mp.program
+    mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
@@ -510,3 +514,13 @@ def test_every_mutant_of_the_core_applies() -> None:
     mutants = read_core(ROOT / "tests" / "mutants" / "core.toml")
     assert len(mutants) >= 60
     assert [] == [fault for mutant in mutants if (fault := mutant.fault(ROOT))]
+
+
+def test_the_benchmark_has_the_flags_of_the_module() -> None:
+    """What is measured is what is shipped: both are compiled with one file of flags."""
+    flags = (NATIVE / "flags").read_text().split()
+    makefile = (ROOT / "clients" / "bench" / "native" / "Makefile").read_text()
+    assert "CFLAGS = -g @$(NATIVE)/flags\n" in makefile
+    assert not [flag for flag in flags if flag in makefile]
+    assert "FLAGS.read_text()" in (NATIVE / "build.py").read_text()
+    assert "-O2" in flags

@@ -52,6 +52,7 @@ class Sample:
     outcome: str
     ns: float = 0.0  # per element; if nothing passed, of the whole window
     disturbed: bool = False  # pinned workers had to share their cores with other programs
+    faults: int = 0  # page faults of all workers while it was measured
 
 
 OUTCOMES = ("ok", "slower", "stuck", "failed", "busy", "skipped")  # from the best to the worst
@@ -151,10 +152,13 @@ class Program:
                    cell.single)  # fmt: skip
         for _ in range(TRIES):
             print(contestant, *map(int, numbers), file=self._requests)
-            outcome, share, *windows = self._answer().split()
+            outcome, share, faults, *windows = self._answer().split()
             disturbed = cell.place is not Place.OVERSUBSCRIBED and float(share) < SHARE_MIN
             pairs = zip(map(float, windows[::2]), map(int, windows[1::2]), strict=True)
-            found = [Sample("ok" if n else "slower", ns / max(n, 1), disturbed) for ns, n in pairs]
+            found = [
+                Sample("ok" if n else "slower", ns / max(n, 1), disturbed, int(faults))
+                for ns, n in pairs
+            ]
             if not found:
                 return Sample(outcome)
             middle = sorted(found, key=lambda s: s.ns)[len(found) // 2]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 class Work(IntEnum):
     """The numbers of enum bench_work in native/bench.h, which explains them."""
 
-    TURN, PASS, CYCLE, POOL, HAND_OVER, PATH, LINE_LATENCY = range(7)
+    TURN, PASS, CYCLE, POOL, HAND_OVER, PATH, LINE_LATENCY, TOUCH, NEW = range(9)
 
 
 class Place(IntEnum):
@@ -30,6 +30,9 @@ CONTESTANTS = {
     "queue_ours_owner": Contestant("ring + owner words", "ours"),
     "queue_ours_multi": Contestant("ring, multi/multi", "ours"),
     "pool_ours": Contestant("pool", "ours"),
+    "touch_plain": Contestant("without more", "ours"),
+    "touch_populated": Contestant("populate", "ours"),
+    "touch_huge": Contestant("huge pages", "ours"),
     "queue_tailwait": Contestant("tail-wait", "original"),
     "pool_original": Contestant("qmempool of 2014", "original"),
     "queue_rte": Contestant("rte_ring", "dpdk", "libdpdk-dev"),
@@ -45,6 +48,7 @@ QUEUES = ("queue_ours", "queue_ours_owner", "queue_tailwait", "queue_rte", "queu
 POOLS = (
     "pool_ours", "pool_original", "pool_rte", "pool_malloc", "pool_mimalloc", "pool_jemalloc",
 )  # fmt: skip
+TOUCHES = ("touch_plain", "touch_populated", "touch_huge")
 HANDED = (*POOLS, "pool_rte_owner")
 
 
@@ -123,4 +127,7 @@ CELLS = [
     # Bulks of 32 have no goal: they pay for owner words, which DPDK does not have.
     _freed(1, 1), _freed(8, 1), _freed(32, 0),
     Cell("whole path, 64 bytes", POOLS, Work.PATH, Place.TWO_CORES, 1, 1, 32, limit=67.2),
+    # The other scenarios are measured when every page was used once. For a page of 4 KiB:
+    Cell("first touch in a process", TOUCHES, Work.TOUCH, Place.ONE_CORE, 1, 0, 1),
+    Cell("new memory and first touch", TOUCHES, Work.NEW, Place.ONE_CORE, 1, 0, 1),
 ]  # fmt: skip

@@ -56,14 +56,23 @@ class ByClass(click.ParamType[int | list[int]]):
         return numbers if len(numbers) > 1 else numbers[0]
 
 
+class Node(click.ParamType[int | str]):
+    """The number of a NUMA node, or a word, which the pool's options check."""
+
+    name = "node"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the word."""
+        return int(value) if str(value).isdecimal() else value
+
+
 def pool_options(function: F) -> F:
     """Adds an option for each field of PoolOptions."""
     for field in reversed(fields(PoolOptions)):
         option = POOL[field.name]
-        number = Octal() if option.octal else ByClass() if option.by_class else int
         function = click.option(
             f"--{field.name.replace('_', '-')}",
-            type=str if option.least is None else number,
+            type=type_of(field.name, option),
             required=field.default is MISSING,
             default=None if field.default is MISSING else field.default,
             help=helped(option, field.default),
@@ -71,10 +80,24 @@ def pool_options(function: F) -> F:
     return function
 
 
+def type_of(name: str, option: Option) -> Any:
+    """The type of an option that takes a value."""
+    if option.octal:
+        return Octal()
+    if option.choices:
+        return click.Choice(option.choices)
+    if name == "numa_node":
+        return Node()
+    return ByClass() if option.by_class else str if option.least is None else int
+
+
 def helped(option: Option, default: object) -> str:
     """The sentence of an option, with its range and default."""
-    shown = option.spelled(default) if default not in (None, MISSING) else option.default
-    notes = (f"default: {shown}" if shown is not None else "", option.allowed())
+    shown = option.default
+    if default not in (None, MISSING):
+        shown = str(default) if option.choices else option.spelled(default)
+    allowed = "" if option.choices else option.allowed()  # the usage lists the choices
+    notes = (f"default: {shown}" if shown is not None else "", allowed)
     return f"{option.about}  [{'; '.join(filter(None, notes))}]"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import errors
+from .. import errors, memory
 from .._hot import has_membarrier
 from ..names import printable
 from ..os_errors import (
@@ -69,6 +69,9 @@ def examine(socket: Path | None = None) -> list[Finding]:
         (f"permission to {SHM}", _permissions),
         ("limits", _limits),
         ("memory of the control group", _control_group),
+        ("huge pages", _huge_pages),
+        ("limit of locked memory", _locked_memory),
+        ("NUMA nodes", _nodes),
         ("container", _container),
         ("logind", _logind),
         ("kernel", _kernel),
@@ -161,6 +164,48 @@ def _control_group() -> Iterator[Finding]:
         f"pools count towards it, and it is less than {SHM}: a process that fills pools beyond "
         "it is killed; a container: docker run --memory=SIZE; a service: MemoryMax=SIZE",
     )
+
+
+def _huge_pages() -> Iterator[Finding]:
+    trouble = memory.huge_pages()
+    mode = memory.chosen(ROOT)
+    free, total = memory.kept_huge_pages(ROOT)
+    found = f"{'not made' if trouble else 'made on request'} (shmem_enabled {mode or 'unknown'})"
+    yield _judged(
+        "huge pages",
+        not trouble,
+        found,
+        f'{trouble}: with them, huge_pages="auto" makes a pool in a quarter of the time, and no '
+        "process pays for its first use",
+    )
+    if total:
+        yield Finding(
+            "pages of hugetlbfs",
+            "note",
+            f"{free:,} free of {total:,}",
+            "shmpool does not use them, and no pool can have their memory: echo 0 > "
+            "/proc/sys/vm/nr_hugepages, as root, if nothing else needs them",
+        )
+
+
+def _locked_memory() -> Iterator[Finding]:
+    most = memory.lockable(ROOT)
+    yield _judged(
+        "limit of locked memory",
+        True,
+        "none" if most is None else size_text(most),
+        "" if most is None else f"lock=True, of larger pools: {memory.LET_LOCK}",
+    )
+
+
+def _nodes() -> Iterator[Finding]:
+    found = memory.nodes(ROOT)
+    near = (
+        "numa_node= takes a pool's memory from the node where its workers run, "
+        'numa_node="interleave" from all by turns'
+    )
+    shown = ", ".join(map(str, found))
+    yield Finding("NUMA nodes", "ok", shown, near if len(found) > 1 else "")
 
 
 def _container() -> Iterator[Finding]:

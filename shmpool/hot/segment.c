@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include "hot.h"
+#include "memory.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -254,6 +255,32 @@ static PyObject *segment_take(PyObject *object, PyObject *other)
 	Py_RETURN_NONE;
 }
 
+/* Maps size bytes of the file. A pool that can have huge pages begins at a multiple of one, in
+ * memory as in the file, or the kernel could not map them whole. MAP_FAILED with errno set. */
+static void *map_file(int fd, uint64_t size, int protection)
+{
+	const uint64_t more = MEMORY_HUGE - SEGMENT_PAGE;
+	char *room = MAP_FAILED;
+	if (size >= MEMORY_HUGE)
+		room = mmap(NULL, size + more, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+	char *base = room + -(uintptr_t)room % MEMORY_HUGE;
+	void *mapped = mmap(base, size, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+	const int error = errno;
+	if (mapped == MAP_FAILED) {
+		munmap(room, size + more);
+	} else {
+		if (base > room)
+			munmap(room, (size_t)(base - room));
+		if (base < room + more)
+			munmap(base + size, (size_t)(room + more - base));
+	}
+	errno = error;
+	return mapped;
+}
+
 static PyObject *segment_map(PyObject *object, PyObject *args)
 {
 	struct segment_object *self = (struct segment_object *)object;
@@ -263,8 +290,7 @@ static PyObject *segment_map(PyObject *object, PyObject *args)
 		return NULL;
 	if (self->base)
 		return PyErr_Format(PyExc_ValueError, "it is mapped");
-	void *base = mmap(NULL, size, read_only ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED,
-			  self->fd, 0);
+	void *base = map_file(self->fd, size, read_only ? PROT_READ : PROT_READ | PROT_WRITE);
 	struct stat st;
 	if (base == MAP_FAILED)
 		return PyErr_SetFromErrno(PyExc_OSError);

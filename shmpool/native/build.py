@@ -22,6 +22,10 @@ ROOT = PACKAGE.parent
 SOURCES = [*sorted(NATIVE.glob("*.c")), *sorted(PACKAGE.glob("hot/*.c"))]
 HEADERS = [*sorted(NATIVE.glob("*.h")), *sorted(PACKAGE.glob("hot/*.h"))]
 
+# The native benchmark is built with the same. Loops are aligned: by their place alone the same
+# instructions take 1.2 or 1.9 ns. -fwrapv and -fPIC are CPython's own.
+FLAGS = NATIVE / "flags"
+
 KEEP_THE_LOCK = """
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS
@@ -78,8 +82,8 @@ def builder() -> cffi.FFI:
         '#include "lookup.h"\n' + KEEP_THE_LOCK + releasing_wrappers(text),
         sources=[str(path.relative_to(ROOT)) for path in SOURCES],
         include_dirs=["shmpool/native", "shmpool/hot"],
-        extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
-        depends=[str(path.relative_to(ROOT)) for path in HEADERS],
+        extra_compile_args=[*FLAGS.read_text().split(), "-Wall", "-Wextra"],
+        depends=[str(path.relative_to(ROOT)) for path in (*HEADERS, FLAGS)],
         define_macros=[("_CFFI_NO_LIMITED_API", None)],  # hot/ reads objects directly
         py_limited_api=False,
     )

@@ -11,6 +11,8 @@
 
 /* Of one extent: reserving more at once would delay the allocation that does it. */
 #define EXTENT_BYTES_MAX (4ull << 20)
+/* Of an extent made large for huge pages; as many as the largest bulks and multiplier make. */
+#define EXTENT_BUFFERS_MAX 4096u
 /* Of a pool: statistics and audits read all their words. */
 #define EXTENTS_MAX (1ull << 17)
 #define CACHE_SIZE_DEFAULT 512u
@@ -111,6 +113,11 @@ static int check_options(struct shmpool_geometry *g, struct shmpool_refusal *why
 	uint64_t extent = (uint64_t)(g->bulk * g->refill_multiplier);
 	if (extent * (uint64_t)g->buffer_size > EXTENT_BYTES_MAX)
 		extent = EXTENT_BYTES_MAX / (uint64_t)g->buffer_size;
+	if (g->huge) {
+		uint64_t large = EXTENT_BYTES_MAX / (uint64_t)g->buffer_size;
+		large = large < EXTENT_BUFFERS_MAX ? large : EXTENT_BUFFERS_MAX;
+		extent = extent > large ? extent : large;
+	}
 	uint64_t least = (uint64_t)(g->capacity - g->prealloc + EXTENTS_MAX - 1) / EXTENTS_MAX;
 	extent = extent < least ? least : extent;
 	g->extent_buffers = extent ? extent : 1;

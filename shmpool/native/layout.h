@@ -22,7 +22,8 @@
  *
  * The file is sparse. Memory is reserved up to the end of the free rings at creation, for a queue's
  * ring when the queue is created or as it fills (ALF_ON_DEMAND), and for headers and data when a
- * slab grows. The segment holds offsets and never pointers; nothing in it depends on the process
+ * slab grows. With huge pages, headers and data begin at multiples of one. The segment holds
+ * offsets and never pointers; nothing in it depends on the process
  * that maps it. Any change of this file raises LAYOUT_VERSION.
  *
  * What the words mean: owner words, tags and handles, owner.h; cache words, cache.h; identities,
@@ -61,8 +62,8 @@ struct segment_header {
 	uint64_t initialised; /* LAYOUT_MAGIC, written last, when everything else is complete */
 	uint64_t pad1[2];
 	uint64_t creator_pid; /* in its own PID namespace; shown to people, no code relies on it */
-	uint64_t pad2;
-	uint64_t created_ns; /* CLOCK_REALTIME */
+	uint64_t huge;        /* 1: laid out for huge pages (MEMORY_HUGE), else 0 */
+	uint64_t created_ns;  /* CLOCK_REALTIME */
 
 	/* Geometry, validated at creation. */
 	struct segment_class {

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "member.h"
+#include "populate.h"
 #include "recover.h"
 #include "topic.h"
 #include "wait.h"
@@ -239,6 +240,23 @@ int opening_pin(uint32_t number, const struct shmpool_driver *driver)
 			token_let_go(page);
 	}
 	pthread_mutex_unlock(&wiped->threads_lock);
+	return error;
+}
+
+int opening_populate(uint32_t number, uint64_t *at)
+{
+	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
+	void *page = NULL;
+	if (!p->segment.writes)
+		return -EROFS;
+	pthread_mutex_lock(&wiped->threads_lock);
+	int error = need_token(number % OPENING_POOLS_MAX);
+	if (!error && !load_relaxed(&opening_pinned(number)->page))
+		error = token_pin(&p->segment, opening_token(number), &page);
+	pthread_mutex_unlock(&wiped->threads_lock);
+	if (!error)
+		error = populate_step(p, at, wiped->openings[number % OPENING_POOLS_MAX].made);
+	token_let_go(page);
 	return error;
 }
 

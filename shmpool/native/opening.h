@@ -82,6 +82,10 @@ int opening_hold(int fd, const char *path, void **page);
  * only reads; -ENOMEM; or an error of token_take(). */
 int opening_pin(uint32_t number, const struct shmpool_driver *driver);
 
+/* populate_step() of an open pool, while nobody can trim it. Or -EROFS if the opening only reads;
+ * an error of token_take(). */
+int opening_populate(uint32_t number, uint64_t *at);
+
 /* Returns the pin of an open pool. */
 struct pin *opening_pinned(uint32_t number);
 

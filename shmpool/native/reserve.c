@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "memory.h"
 #include "segment.h"
 
 #define PIECE_BYTES (4ull << 20) /* reserved with signals blocked: about 1 ms */
@@ -74,12 +75,32 @@ static int reserve_piece(int fd, uint64_t from, uint64_t length)
 	return refusal(error);
 }
 
+/* Makes huge pages of the whole ones in a range. One page of each is reserved before: the kernel
+ * makes none of a hole. Ends at the first that cannot be made: a search for free memory is slow.
+ * Takes 0.24 us for each 4 KiB, fallocate() 1.05. Returns 0, -EAGAIN, -EOPNOTSUPP, or what
+ * reserve_piece() returns. */
+static int reserve_huge(const struct segment *s, int fd, uint64_t from, uint64_t end)
+{
+	int error = (uint64_t)s->base % MEMORY_HUGE ? -EAGAIN : 0;
+	from = (from + MEMORY_HUGE - 1) / MEMORY_HUGE * MEMORY_HUGE;
+	for (; from + MEMORY_HUGE <= end && !error; from += MEMORY_HUGE) {
+		error = reserve_piece(fd, from, SEGMENT_PAGE);
+		if (!error)
+			error = memory_collapse(s->base + from);
+	}
+	return error;
+}
+
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 {
 	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE, left = offset + length - from;
 	int error = 0, opened, fd = segment_fd(s, &opened);
 	if (fd < 0)
 		return fd;
+	if (s->geometry.huge)
+		error = reserve_huge(s, fd, from, from + left);
+	if (s->geometry.huge != SHMPOOL_HUGE_ALWAYS)
+		error = 0;
 	/* Piece by piece, so that signals are delivered in between. */
 	for (uint64_t n; left && !error; from += n, left -= n) {
 		n = left < PIECE_BYTES ? left : PIECE_BYTES;
@@ -87,6 +108,10 @@ int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 	}
 	if (opened >= 0)
 		close(opened);
+	/* That it fails changes nothing: the memory is there, and the first access maps it. */
+	if (!error && load_relaxed(&s->populate))
+		memory_populate(s->base + offset / SEGMENT_PAGE * SEGMENT_PAGE,
+				offset % SEGMENT_PAGE + length, true);
 	return error;
 }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "geometry.h"
+#include "memory.h"
 #include "owner.h"
 
 static uint64_t round_up(uint64_t n, uint64_t to)
@@ -54,11 +55,14 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 		at = part[i].free_ring_offset + (uint64_t)geometry_of(g, i).capacity * 8;
 	}
 	s->rings_offset = round_up(at, SEGMENT_PAGE);
-	s->headers_offset = s->rings_offset + (uint64_t)g->queues * ALF_CAPACITY_MAX * 8;
+	/* Extents of 4 MiB have whole huge pages, if the data begins at one. */
+	const uint64_t border = g->huge ? MEMORY_HUGE : SEGMENT_PAGE;
+	s->headers_offset =
+		round_up(s->rings_offset + (uint64_t)g->queues * ALF_CAPACITY_MAX * 8, border);
 	at = s->headers_offset + s->total * sizeof(struct buffer);
 	for (uint32_t i = 0; i < classes; i++) {
 		const struct shmpool_geometry of = geometry_of(g, i);
-		part[i].data_offset = round_up(at, SEGMENT_PAGE);
+		part[i].data_offset = round_up(at, border);
 		at = part[i].data_offset + (uint64_t)of.capacity * (uint64_t)of.buffer_size;
 		if (i)
 			g->more[i - 1].data_offset = part[i].data_offset;
@@ -72,6 +76,7 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 	g->data_offset = s->data_offset;
 	g->stride = s->stride;
 	g->headers_offset = s->headers_offset;
+	s->populate = s->locked = 0;
 	s->geometry = *g;
 	return 0;
 }
@@ -169,6 +174,7 @@ int segment_init(struct segment *s, char *base, int fd)
 		.version = LAYOUT_VERSION,
 		.layout_hash = segment_layout_hash(),
 		.creator_pid = (uint64_t)getpid(),
+		.huge = g->huge != SHMPOOL_HUGE_NEVER,
 		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
 		.classes = (uint64_t)g->classes,
 		.bulk = (uint64_t)g->bulk,
@@ -250,6 +256,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 		.members = (int64_t)h.max_members,
 		.queues = (int64_t)h.max_queues,
 		.classes = (int64_t)h.classes,
+		.huge = h.huge != 0,
 	};
 	for (uint32_t i = 1; i < CLASSES_MAX; i++)
 		g.more[i - 1] =

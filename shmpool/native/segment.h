@@ -39,6 +39,8 @@ struct segment {
 	char path[SEGMENT_PATH_MAX]; /* the path that it was opened by, "" for none */
 	bool writes;                 /* opened for writing */
 	uint64_t device, inode;      /* of the file */
+	uint32_t populate;           /* nonzero: this process maps what it reserves */
+	uint32_t locked;             /* nonzero: this process has locked its mapping */
 	struct shmpool_geometry geometry;
 	uint64_t stride; /* bytes from one buffer's data to the next */
 	uint64_t members_offset, member_stride;
@@ -79,9 +81,10 @@ bool segment_is(const struct segment *s, int fd);
  * more, -EMFILE if no descriptor is left. */
 int segment_fd(const struct segment *s, int *opened);
 
-/* Reserves memory for length bytes at offset, so that no access there raises SIGBUS. Returns 0;
- * -ENOSPC, -EDQUOT, -ENOMEM; -ENODEV if the file system cannot reserve; -EACCES; -EIO; or what
- * segment_fd() returns. */
+/* Reserves memory for length bytes at offset, so that no access there raises SIGBUS. In a pool with
+ * huge pages, of those that lie in the range, as long as the machine has some. Returns 0; -ENOSPC,
+ * -EDQUOT, -ENOMEM; -ENODEV if the file system cannot reserve; -EACCES; -EIO; -EAGAIN or
+ * -EOPNOTSUPP if there must be huge pages and are none; or what segment_fd() returns. */
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length);
 
 /* Gives the memory of the whole pages in this range back to the kernel. The caller must be the only

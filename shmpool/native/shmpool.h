@@ -37,6 +37,7 @@ struct shmpool_geometry {
 	uint64_t data_offset;
 	uint64_t stride;
 	uint64_t headers_offset;
+	int64_t huge; /* enum shmpool_huge */
 	/* Further size classes, in the order of their buffer sizes; 1 to 8 with the first one. The
 	 * last two fields are computed: the index of the class's first buffer, and where its data
 	 * begins. A class's data has buffer_size bytes from one buffer to the next. */
@@ -51,6 +52,10 @@ struct shmpool_geometry {
 		uint64_t data_offset;
 	} more[7];
 };
+
+/* Whether a pool is made of huge pages. AUTO: where the kernel gives some. ALWAYS: a creation
+ * that gets none fails. Once the pool exists, ALWAYS is AUTO. */
+enum shmpool_huge { SHMPOOL_HUGE_NEVER, SHMPOOL_HUGE_AUTO, SHMPOOL_HUGE_ALWAYS };
 
 enum shmpool_option {
 	SHMPOOL_BUFFER_SIZE,
@@ -209,6 +214,13 @@ struct shmpool_recovery {
 struct shmpool_range shmpool_range(int option);
 /* Fills in the defaults of g, checks each option, and computes the rest. 0, or -EINVAL and *why. */
 int shmpool_plan(struct shmpool_geometry *g, struct shmpool_refusal *why);
+/* Whether the machine makes huge pages: memory_huge_pages(). */
+int shmpool_huge_pages(void);
+/* Before shmpool_create_wait(): takes the pool's memory from a NUMA node, or with -1 by turns from
+ * all. 0; -EINVAL, -EPERM, -ENOSYS, -ENOMEM. */
+int shmpool_node(void *base, uint64_t size, int64_t node);
+/* Makes an empty pool in a new file. Returns what segment_reserve() does; with SHMPOOL_HUGE_ALWAYS
+ * -EOPNOTSUPP if the kernel makes no huge pages, -EAGAIN if it has none now. */
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g);
 /* Checks a segment, or its header alone, before any of it is used. 0; -EBADMSG and *why; -EAGAIN if
  * its creator has not finished. */
@@ -222,6 +234,17 @@ int shmpool_geometry(int pool, struct shmpool_geometry *g);
 int shmpool_left(const void *header);
 /* Marks a file so at the end of the process, when its pool is not open any more. */
 void shmpool_leave_file(int fd);
+
+/* Maps the memory of the pool in this process, a step of about a millisecond from *progress on, 0
+ * at first: 1 if there is more, 0 when all that exists is mapped. From then on this process also
+ * maps what it adds to the pool. -EROFS for an opening that only reads; -ENOMEM; -EBADMSG; -EIO; or
+ * an error of token_take(). */
+int shmpool_populate_wait(int pool, uint64_t *progress);
+/* Locks the pool's mapping in this process, as a whole: pages that exist or are added stay in
+ * memory once they are mapped. 0; -EPERM, -ENOMEM, -EAGAIN, -ENOSYS. */
+int shmpool_lock(int pool);
+/* Puts the pool's memory into core files of this process. 0, or -EINVAL. */
+int shmpool_dump(int pool);
 
 /* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);

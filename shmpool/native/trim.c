@@ -189,6 +189,8 @@ int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
 {
 	const uint64_t token = member_token(load_relaxed(&m->identity));
 	int64_t bytes = 0;
+	if (load_relaxed(&p->segment.locked)) /* the kernel would keep the memory */
+		return 0;
 	if (token_pinned(&p->segment, token)) /* the answer may change: take_away() asks again */
 		return 0;
 	for (uint32_t i = 0; i < segment_classes(&p->segment); i++) {

@@ -11,6 +11,10 @@
  * Nothing is removed while a process has the pool pinned (token.h): a device would go on reading
  * the pages that the process has registered, while the extent gets new ones.
  *
+ * Nor by a process that has locked its mapping: the kernel keeps what is locked.
+ *
+ * Huge pages are removed whole: those that segment_reserve() makes lie within an extent.
+ *
  *     step                              a crash after it leaves            repaired by
  *     collect() takes free buffers      buffers OWNED(dead)                sweep()
  *     extent: PRESENT -> trimmer's tag  an extent that no member uses      recover_makers()

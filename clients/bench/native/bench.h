@@ -28,6 +28,8 @@ enum bench_work {
 	WORK_HAND_OVER, /* producers allocate and put, consumers get and free */
 	WORK_PATH, /* as WORK_HAND_OVER; producers write each buffer's bytes, consumers read them */
 	WORK_LINE_LATENCY, /* two workers bounce a word between the cores */
+	WORK_TOUCH,        /* maps memory that others have used, and writes to each page */
+	WORK_NEW,          /* reserves memory, writes to each page, and gives it back */
 };
 
 enum bench_place {
@@ -81,6 +83,7 @@ struct bench_contestant {
 extern const struct bench_contestant queue_ours, queue_ours_owner, queue_ours_multi;
 extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, line_latency;
 extern const struct bench_contestant pool_ours, pool_original, pool_rte, pool_rte_owner;
+extern const struct bench_contestant touch_plain, touch_populated, touch_huge;
 extern const struct bench_contestant pool_malloc, pool_mimalloc, pool_jemalloc;
 
 /* For create(): returns zeroed shared memory, aligned to a pair of cache lines. Exits if there is

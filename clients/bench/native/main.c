@@ -4,8 +4,9 @@
  *
  * First it prints the number of cores, the cycles of the time-stamp counter in a nanosecond (0 if
  * there is none), and the compiler. A request is CONTESTANT WORK PLACE PRODUCERS CONSUMERS BULK
- * HELD SINGLE, in numbers of bench.h. The answer is OUTCOME SHARE, then NS DONE for each window of
- * time: its length, and the elements that passed.
+ * HELD SINGLE, in numbers of bench.h. The answer is OUTCOME SHARE FAULTS, the page faults of all
+ * workers in the windows of time, then NS DONE for each window: its length, and the elements that
+ * passed.
  *
  * It handles no signal: the kernel kills the workers when it ends (PR_SET_PDEATHSIG).
  */
@@ -33,9 +34,10 @@
 #define WINDOWS 5
 
 static const struct bench_contestant *const contestants[] = {
-	&queue_ours,     &queue_ours_owner, &queue_ours_multi, &queue_tailwait, &queue_rte,
-	&queue_ck,       &line_latency,     &pool_ours,        &pool_original,  &pool_rte,
-	&pool_rte_owner, &pool_malloc,      &pool_mimalloc,    &pool_jemalloc,
+	&queue_ours,      &queue_ours_owner, &queue_ours_multi, &queue_tailwait, &queue_rte,
+	&queue_ck,        &line_latency,     &pool_ours,        &pool_original,  &pool_rte,
+	&pool_rte_owner,  &pool_malloc,      &pool_mimalloc,    &pool_jemalloc,  &touch_plain,
+	&touch_populated, &touch_huge,
 };
 
 static struct bench_run *shared;
@@ -44,6 +46,9 @@ static int cores;
 /* By place. An oversubscribed window has many time slices for each of the eight workers of a
  * core. Several windows: short disturbances drop out. */
 static const double warm_seconds[3] = { 0.002, 0.002, 0.05 };
+/* Then until no page was new for a worker in WARM_STEP, which would measure the kernel. */
+#define WARM_STEP 0.002
+#define WARM_SECONDS 0.5 /* at most: malloc() may give pages back all the time */
 static const double window_seconds[3] = { 0.002, 0.002, 0.25 };
 static const int windows[3] = { WINDOWS, WINDOWS, 1 };
 
@@ -186,6 +191,48 @@ static _Noreturn void process(const struct bench_contestant *contestant, uint32_
 	_exit(0);
 }
 
+/* Returns the page faults of the processes so far. */
+static uint64_t read_faults(const pid_t *pid, uint32_t processes)
+{
+	uint64_t sum = 0;
+	for (uint32_t i = 0; i < processes; i++) {
+		char path[32], text[512];
+		unsigned long faults;
+		snprintf(path, sizeof(path), "/proc/%d/stat", pid[i]);
+		FILE *file = fopen(path, "r");
+		if (!file)
+			continue;
+		text[fread(text, 1, sizeof(text) - 1, file)] = 0;
+		fclose(file);
+		const char *name = strrchr(text, ')'); /* then: state and six numbers */
+		if (name && sscanf(name + 1, " %*c %*d %*d %*d %*d %*d %*u %lu", &faults) == 1)
+			sum += faults;
+	}
+	return sum;
+}
+
+static uint64_t elements_done(void)
+{
+	uint64_t done = 0;
+	for (uint32_t i = 0; i < shared->cell->producers + shared->cell->consumers; i++)
+		done += load_relaxed(&shared->worker[i].done);
+	return done;
+}
+
+/* Waits until the workers have used all their pages once: they go on, and fault no more. */
+static void warm_up(const pid_t *pid, uint32_t processes, enum bench_place place)
+{
+	uint64_t before, done, faults = read_faults(pid, processes);
+	double now = seconds(CLOCK_MONOTONIC), end = now + WARM_SECONDS;
+	sleep_until(now + warm_seconds[place]);
+	do {
+		before = faults;
+		done = elements_done();
+		sleep_until(seconds(CLOCK_MONOTONIC) + WARM_STEP);
+		faults = read_faults(pid, processes);
+	} while ((faults != before || elements_done() == done) && seconds(CLOCK_MONOTONIC) < end);
+}
+
 struct reading {
 	double wall, cpu; /* seconds; cpu: of the worker, or average of threads, with the least */
 	uint64_t done;
@@ -201,8 +248,7 @@ static struct reading read_now(const pid_t *pid, uint32_t processes)
 			clock_getcpuclockid(pid[i], &clock) ? 0 : seconds(clock) * processes / n;
 		r.cpu = i == 0 || cpu < r.cpu ? cpu : r.cpu;
 	}
-	for (uint32_t i = 0; i < n; i++)
-		r.done += load_relaxed(&shared->worker[i].done);
+	r.done = elements_done();
 	return r;
 }
 
@@ -239,10 +285,11 @@ static void sample(const struct bench_cell *cell, const struct bench_contestant 
 	pid_t pid[BENCH_WORKERS_MAX] = { 0 }, self = getpid();
 	struct reading at[WINDOWS + 1] = { 0 };
 	int measured = 0;
+	uint64_t faults = 0;
 
 	*shared = (struct bench_run) { .cell = cell, .used = sizeof(*shared) };
 	if (contestant->create(shared)) {
-		puts("failed 0");
+		puts("failed 0 0");
 		return;
 	}
 	if (contestant->threads && (cell->work == WORK_HAND_OVER || cell->work == WORK_PATH))
@@ -261,18 +308,22 @@ static void sample(const struct bench_cell *cell, const struct bench_contestant 
 	bool go = load_acquire(&shared->ready) == n;
 	if (go) {
 		store_release(&shared->go, 1u);
-		sleep_until(seconds(CLOCK_MONOTONIC) + warm_seconds[cell->place]);
+		if (cell->work != WORK_TOUCH && cell->work != WORK_NEW)
+			warm_up(pid, processes, cell->place);
+		faults = read_faults(pid, processes);
 		for (at[0] = read_now(pid, processes); measured < windows[cell->place];) {
 			sleep_until(at[measured].wall + window_seconds[cell->place]);
 			at[++measured] = read_now(pid, processes);
 		}
+		faults = read_faults(pid, processes) - faults;
 	}
 	store_release(&shared->stop, 1u);
 	const char *outcome = reap(pid, started, go ? STOP_SECONDS : 0);
 	if (!go || load_relaxed(&shared->failed))
 		outcome = "failed";
 	double wall = at[measured].wall - at[0].wall;
-	printf("%s %.3f", outcome, go ? (at[measured].cpu - at[0].cpu) / wall : 0);
+	printf("%s %.3f %llu", outcome, go ? (at[measured].cpu - at[0].cpu) / wall : 0,
+	       (unsigned long long)faults);
 	for (int i = 0; i < measured; i++)
 		printf(" %.0f %llu", (at[i + 1].wall - at[i].wall) * 1e9,
 		       (unsigned long long)(at[i + 1].done - at[i].done));
@@ -298,7 +349,7 @@ int main(void)
 		if (contestant && contestant->create)
 			sample(&c, contestant);
 		else
-			puts("skipped 0");
+			puts("skipped 0 0");
 	}
 	return 0;
 }
