@@ -21,7 +21,7 @@ SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -152,6 +152,9 @@ bench-executor: $(VENV)/.bench
 
 bench-topics: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.topics $(ARGS)
+
+bench-lanes: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.lanes $(ARGS)
 
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import click
 
 from shmpool.cli.main import MODULES, shmpool
-from shmpool.options import Option, QueueOptions, options_of
+from shmpool.options import Option, QueueOptions, TopicOptions, options_of
 from shmpool.rpc import protocol, wire
 from shmpool.service import config
 
@@ -167,15 +167,17 @@ def config_text() -> str:
         ("[daemon]", config.DaemonOptions),
         ("[pools.NAME]", config.PoolConfig),
         ("[pools.NAME.queue.NAME]", QueueOptions),
+        ("[pools.NAME.topic.NAME]", TopicOptions),
     ):
         lines += ["", f"## {title}", "", *options_table(kind)]
     lines += [
         "",
-        "The options of a pool and of a queue mean what they mean to `Pool.create` and",
-        "`Pool.create_queue`, have the same names there and in `shmpool create`, and the same",
-        "ranges and defaults. A range can be narrower beside other options; the message says so.",
-        "In a pool of several size classes `buffer_size` is an array in ascending order, and",
-        "`capacity`, `prealloc` and `cache_size` are arrays of that length, or one value for all.",
+        "The options of a pool, a queue and a topic mean what they mean to `Pool.create`,",
+        "`Pool.create_queue` and `Pool.create_topic`, have the same names there and in",
+        "`shmpool create`, and the same ranges and defaults. A range can be narrower beside other",
+        "options; the message says so. In a pool of several size classes `buffer_size` is an array",
+        "in ascending order, and `capacity`, `prealloc` and `cache_size` are arrays of that",
+        "length, or one value for all.",
         "",
         inspect.cleandoc(CONFIG_TAIL),
     ]
@@ -187,7 +189,8 @@ CONFIG_HEAD = """
     whether a file can be used; what is wrong is said with its line and value, and then nothing is
     made.
 
-    At start and with SIGHUP the daemon makes the pools and queues that are declared and missing.
+    At start and with SIGHUP the daemon makes the pools, queues and topics that are declared and
+    missing.
     One that exists with other values is refused, with both. A pool that is no longer declared
     stays. Where the file under a declared pool's name is not of the daemon's user or root, or lets
     others write who may not by its mode, that pool is refused, the daemon starts without it, and

@@ -35,7 +35,7 @@ from .errors import (
 )
 from .geometry import Geometry, SizeClass
 from .messages import Message
-from .options import OnDeath, PoolOptions, QueueOptions, Side
+from .options import OnDeath, PoolOptions, QueueOptions, Side, TopicOptions
 from .pinning import Pinned, PinState
 from .pool import Pool
 from .pool_files import pool_names
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         Recoveries,
         Version,
     )
-    from .view import File, QueueStats
+    from .view import File, QueueStats, TopicStats
 
 __version__ = "0.1.0"
 
@@ -134,6 +134,8 @@ __all__ = [
     "Subscriber",
     "Subscription",
     "Topic",
+    "TopicOptions",
+    "TopicStats",
     "Version",
     "WorkerDied",
     "get_context",

@@ -49,7 +49,7 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     ),
     errno.ENFILE: (
         errors.LimitReached,
-        "all queue slots of the pool are taken; create it with queues= larger",
+        "too few queue slots of the pool are left; create it with queues= larger",
     ),
     errno.EXFULL: (
         errors.LimitReached,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a pool and of a queue: one record each, which also describes each option.
+"""The options of a pool, a queue and a topic: one record each, which also describes each option.
 
 Pool.create, Client.create, the command line, the configuration file and their documentation follow
 from these records. Not in here: the ranges and defaults of a pool's options (native/segment.c).
@@ -23,6 +23,7 @@ LANES_MAX = 64  # lanes of one queue
 LANED, LANES_GROW = 16, 64  # flags of native/alf_queue.h
 LANES_AUTO = 16  # the most that "auto" makes
 LANE_LEAST = 256  # buffers that each of them holds at least
+DEPTH_MAX = 1 << 15  # messages that a topic can keep
 PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
 Found = TypeVar("Found")
 ByClass = int | list[int]  # an option of a size class: one value, or one for each class
@@ -189,6 +190,21 @@ class QueueOptions:
     # fmt: on
 
 
+@dataclass(frozen=True)
+class TopicOptions:
+    """The options of a new topic, for Pool.create_topic.
+
+    >>> TopicOptions(1024).depth
+    1024
+    """
+
+    # fmt: off
+    depth: Annotated[int, Option(
+        "Messages that the topic keeps. The pool needs so many buffers more.", "messages",
+        2, DEPTH_MAX, power_of_two=True)]
+    # fmt: on
+
+
 def options_of(kind: type) -> dict[str, Option]:
     """Returns the options of a record, by the names of its fields."""
     hints = get_type_hints(kind, include_extras=True)
@@ -202,6 +218,16 @@ def options_of(kind: type) -> dict[str, Option]:
 
 POOL = options_of(PoolOptions)
 QUEUE = options_of(QueueOptions)
+TOPIC = options_of(TopicOptions)
+
+
+def queue_slots(options: "QueueOptions | TopicOptions") -> int:
+    """Returns how many of the pool's queues one takes: with lanes one more for each.
+
+    With "auto" at least two: one lane is enough.
+    """
+    lanes = getattr(options, "lanes", 1)
+    return 1 if lanes == 1 else 1 + (1 if lanes == "auto" else lanes)
 
 
 def lanes_of(lanes: Lanes, capacity: int) -> int:
@@ -223,7 +249,8 @@ def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
 
 
 def keywords(kind: type, options: object) -> dict[str, Any]:
-    """Returns the options of a record as keyword arguments of Pool.create or create_queue."""
+    """Returns the options of a record as keyword arguments of Pool.create, create_queue or
+    create_topic."""
     return {field.name: getattr(options, field.name) for field in fields(kind)}
 
 
@@ -263,7 +290,9 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     number = value
     if option.also is not None and value == option.also:
         return None
-    if option.choices:
+    if option.also is not None and isinstance(value, str):
+        fits = False
+    elif option.choices:
         fits = value in option.choices
     elif option.least is not None:
         number = value if isinstance(option.least, float) else integer(value, name)
@@ -296,7 +325,7 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
     if options.lanes != 1 and "single" in sides.values():
         side = "producers" if options.producers == "single" else "consumers"
         yield Refusal("lanes", repr(options.lanes), f'they need {side}="multi"')
-    if options.lanes != "auto" and options.lanes > options.capacity:
+    if isinstance(options.lanes, int) and options.lanes > max(options.capacity, 1):
         yield Refusal(
             "lanes", repr(options.lanes), f"they share out the capacity, {options.capacity}"
         )
@@ -304,6 +333,14 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
         yield Refusal(
             "dead_letter", repr(options.dead_letter), 'that queue needs producers="multi"'
         )
+
+
+def topic_refusals(options: TopicOptions) -> Iterator[Refusal]:
+    """Yields what is wrong with a topic's options."""
+    for name, option in TOPIC.items():
+        refusal = out_of_range(name, option, getattr(options, name))
+        if refusal is not None:
+            yield refusal
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:

@@ -32,10 +32,12 @@ from .options import (
     PoolOptions,
     QueueOptions,
     Side,
+    TopicOptions,
     at_least,
     found_within,
     lanes_of,
     queue_refusals,
+    topic_refusals,
 )
 from .os_errors import refuse, refuse_readonly
 from .pinning import Pinned, pin, pinned, unpin
@@ -56,7 +58,7 @@ from .stats import (
     recovering,
     whole,
 )
-from .topic import DEPTH_MAX, Topic
+from .topic import Topic, holding_subscribers
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -484,7 +486,7 @@ class Pool(PoolBase):
         number = 0 if letter is None else letter.number
         policy = ON_DEATH.index(on_death), number, int(max_redeliveries)
         while True:
-            laned = (n << 16 | LANED | LANES_GROW * (lanes == "auto")) * (n > 1)
+            laned = (n << 16 | LANED | LANES_GROW * (lanes == "auto")) * (lanes != 1)
             code = lib.shmpool_queue_create(
                 self._number, name.encode(), int(capacity), flags | laned, *policy
             )
@@ -537,12 +539,9 @@ class Pool(PoolBase):
         """
         self._opened()
         checked_name(name, "topic")
-        depth = at_least(depth, 2, "depth")
-        if depth > DEPTH_MAX or depth & depth - 1:
-            raise errors.InvalidArgument(
-                f"depth is {depth}; it must be a power of two from 2 to {DEPTH_MAX}"
-            )
-        code = lib.shmpool_queue_create(self._number, name.encode(), depth, 8, 0, 0, 0)
+        for refusal in topic_refusals(TopicOptions(depth)):
+            raise errors.InvalidArgument(str(refusal))
+        code = lib.shmpool_queue_create(self._number, name.encode(), int(depth), 8, 0, 0, 0)
         return Topic(self, code if code > 0 else refuse(self, code, f"topic {name!r}"))
 
     def topic(self, name: str, *, timeout: float | None = 0) -> Topic:
@@ -594,13 +593,17 @@ class Pool(PoolBase):
         return self._counting(queue_names(self)).run(limit).audit()
 
     def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
-        """Returns the threads that hold buffers: how many each, and for how long the oldest.
+        """Returns the threads that hold buffers, and the subscribers that hold messages of topics:
+        how many each. Of a thread also for how long it has held the oldest.
 
         Raises:
             LimitReached: not all buffers were counted within limit seconds of processor time.
             SegmentInvalid: the shared memory is corrupted or truncated.
         """
-        return self._counting({}).run(limit).holders()
+        return self._holders(self._counting({}).run(limit))
+
+    def _holders(self, counted: Counting) -> list[Holder]:
+        return counted.holders() + holding_subscribers(self)
 
     def _counting(self, queues: dict[int, str]) -> Counting:
         self._opened()

@@ -186,6 +186,12 @@ class AlfQueue(AwaitedQueue):
             if self.lanes > 1:
                 limit += f", a lane's share of {self.capacity}"
             raise errors.Full(f"burst has {n} buffers; {what} {limit}")
+        if code == -errno.ENOBUFS and self.lanes > 1:
+            lane = self._info(self._lane())
+            raise errors.Full(
+                f"the calling thread's lane of {what} is full: it has {lane.capacity} of its "
+                f"{self.capacity} buffers"
+            )
         if not isinstance(items, tuple):
             refuse(self.pool, code, what)
         try:

@@ -98,14 +98,15 @@ class Audit:
 
 @dataclass(frozen=True)
 class Holder:
-    """A member that holds buffers."""
+    """A member that holds buffers, or a subscriber of a topic that holds messages."""
 
-    member: int
+    member: int  # its number; of a subscriber, that in the topic
     pid: int
-    tid: int
+    tid: int  # 0 of a subscriber, whose threads share it
     state: str  # "alive", "stopped" (seen in its own PID namespace only), "dead", "unknown"
     buffers: int
     oldest_s: float | None  # seconds that it has held its oldest buffer; None if not known
+    topic: str | None = None  # of a subscriber
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Recovery:
     dead_lettered: int
     postponed: int  # dead members that wait for a suspended process or for room in a queue
     unknown: int  # members of unknown state: no descriptor is free, or the pool's own was closed
+    subscribers: int = 0  # dead subscribers of topics whose places are free now
 
 
 def read_stats(pool: int, geometry: Geometry) -> Stats:
@@ -266,7 +268,13 @@ def recovering(pool: int, limit: float | None) -> Generator[None, None, Recovery
             break
         yield
     return Recovery(
-        raw.members, raw.buffers, raw.requeued, raw.dead_lettered, raw.postponed, raw.unknown
+        raw.members,
+        raw.buffers,
+        raw.requeued,
+        raw.dead_lettered,
+        raw.postponed,
+        raw.unknown,
+        raw.subscribers,
     )
 
 

@@ -16,9 +16,11 @@ from ._ffi import Native, ffi, lib
 from ._hot import Buffer, Sample, SubscriberBase, TopicBase, timeout_seconds
 from .burst import Burst
 from .codes import check
+from .names import printable
 from .options import at_least
 from .os_errors import refuse, refuse_readonly
-from .queue import queue_name
+from .queue import queue_name, queue_names
+from .stats import Holder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,12 +29,12 @@ if TYPE_CHECKING:
 
     from .pool import Pool
 
-DEPTH_MAX = 32768  # messages that a topic keeps, at most
 PUBLISH_MAX = 1024  # messages that one publish() takes
 SUBSCRIBERS_MAX = 24  # of one topic
 BURST = 64  # messages that a loop over a subscriber gets at once
 Policy = Literal["block", "drop-oldest", "latest"]
 Start = Literal["newest", "oldest"]
+SubscriberState = Literal["alive", "closing", "dead"]
 # By the number in the core (native/topic.h).
 _POLICIES = {"block": 0, "drop-oldest": 1, "latest": 3}
 _STARTS = {"newest": 0, "oldest": 1}
@@ -40,14 +42,56 @@ _STARTS = {"newest": 0, "oldest": 1}
 
 @dataclass(frozen=True)
 class Subscription:
-    """One subscriber of a topic, of any process, as Topic.subscribers() found it."""
+    """One subscriber of a topic, of any process."""
 
+    number: int  # in the topic
     pid: int  # of its process, in that process's PID namespace
+    name: str  # of the thread that has subscribed, as ps shows it
     policy: Policy
     lag: int  # messages that it has not got yet
     gaps: int  # messages that it has missed
+    held: int  # messages that it has got and not let go
     closing: bool  # it was closed, and its process still holds messages
-    dead: bool  # its process was found dead, and is not recovered completely
+    dead: bool  # its process is dead, and not recovered completely
+
+    @property
+    def state(self) -> SubscriberState:
+        """What closing and dead say, in a word."""
+        return "dead" if self.dead else "closing" if self.closing else "alive"
+
+
+def read_subscribers(
+    pool: int, topic: int, most: int = SUBSCRIBERS_MAX, asks: int = SUBSCRIBERS_MAX
+) -> list[Subscription]:
+    """Reads up to most subscribers of a topic of an open pool, both by number. Asks the kernel
+    about so many of them whether they are alive. Raises PoolClosed, SegmentInvalid."""
+    out = ffi.new("struct shmpool_subscriber_info[]", SUBSCRIBERS_MAX)
+    code = lib.shmpool_subscribers(pool, topic, out, min(most, SUBSCRIBERS_MAX), asks)
+    policies: dict[int, Policy] = {_POLICIES[name]: name for name in get_args(Policy)}
+    return [
+        Subscription(
+            number=one.number,
+            pid=one.pid,
+            name=printable(ffi.string(one.name)),
+            policy=policies.get(one.policy, "drop-oldest"),
+            lag=one.lag,
+            gaps=one.gaps,
+            held=one.held,
+            closing=bool(one.closing),
+            dead=bool(one.dead),
+        )
+        for one in out[0 : check(code, f"topic {topic}")]
+    ]
+
+
+def holding_subscribers(pool: "Pool") -> list[Holder]:
+    """Returns the subscribers that hold messages. Raises SegmentInvalid, PoolClosed."""
+    return [
+        Holder(one.number, one.pid, 0, "dead" if one.dead else "alive", one.held, None, name)
+        for number, name in queue_names(pool, topics=True).items()
+        for one in read_subscribers(pool._number, number)
+        if one.held
+    ]
 
 
 class Topic(TopicBase):
@@ -144,26 +188,19 @@ class Topic(TopicBase):
     def subscribers(self) -> list[Subscription]:
         """Returns the subscribers of all processes."""
         self._refuse_closed()
-        out = ffi.new("struct shmpool_subscriber_info[]", SUBSCRIBERS_MAX)
-        code = lib.shmpool_topic_subscribers(self.pool._number, self.number, out, SUBSCRIBERS_MAX)
-        names: dict[int, Policy] = {_POLICIES[name]: name for name in get_args(Policy)}
-        return [
-            Subscription(
-                one.pid,
-                names.get(one.policy, "drop-oldest"),
-                one.lag,
-                one.gaps,
-                bool(one.closing),
-                bool(one.dead),
-            )
-            for one in out[0 : check(code, f"topic {self.name!r}")]
-        ]
+        return read_subscribers(self.pool._number, self.number)
 
     @property
     def published(self) -> int:
         """How many messages have been published: the sequence number of the next one."""
         self._refuse_closed()
         return int(self._info().enqueued)
+
+    @property
+    def kept(self) -> int:
+        """How many messages the topic keeps now: depth at most."""
+        self._refuse_closed()
+        return int(self._info().count)
 
     def shutdown(self) -> None:
         """Ends the topic for every process: any further publish raises ShutDown, and so does a get

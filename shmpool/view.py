@@ -6,6 +6,7 @@ It takes no lock and cannot change a byte of the pool. Not in here: counts in st
 
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,8 +20,11 @@ from .options import INT32_MAX, MEMORY, QUEUE_MAX, integer, policy_of
 from .pool_files import inode_of
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
+from .topic import Subscription, read_subscribers
 
 PEEK_MAX = 16 << 20  # bytes of payload that one peek() returns
+SUBSCRIBERS_LISTED = 1024  # of one pool: 2 us each
+SUBSCRIBERS_ASKED = 64  # of them, about which the kernel is asked: 10 us each
 Found = TypeVar("Found")
 
 
@@ -65,7 +69,20 @@ class QueueStats:
     refused: int = 0  # could not be put: Full, or PoolExhausted in a send
     dropped: int = 0  # freed because the consumer that had taken them died
     memory: str = "reserved"  # or "on-demand"
-    lanes: list[LaneStats] = field(default_factory=list)  # in use; [] if it has none
+    lanes: int | str = 1  # see Pool.create_queue
+    lane_stats: list[LaneStats] = field(default_factory=list)  # of those in use; [] without lanes
+
+
+@dataclass(frozen=True)
+class TopicStats:
+    """A topic's statistics, in messages."""
+
+    name: str
+    depth: int  # that it keeps, at most
+    published: int  # since it was created: the sequence number of the next one
+    kept: int
+    waiting: int  # publishers that wait, for a subscriber that blocks
+    subscribers: list[Subscription]  # of a pool that has more than 1,024: the first ones
 
 
 _INFO = "struct shmpool_member_info"
@@ -104,7 +121,7 @@ class View:
         self._segment: Segment | None = segment
         self.inode = segment.inode  # another pool of the same name has another number
         self.geometry = Geometry.of(raw)
-        self._infos: Native = ffi.new(f"{_INFO}[]", self.geometry.members)
+        self._members: Native = ffi.new(f"{_INFO}[]", self.geometry.members)
         self._info: Native = ffi.new("struct shmpool_queue_info *")
         self._facts: dict[int, tuple[str, int, str, str, str, str | None, int]] = {}
 
@@ -152,19 +169,51 @@ class View:
         """Returns the queues, in the order of their numbers."""
         return list(self._numbered().values())
 
-    def _numbered(self) -> dict[int, QueueStats]:
+    def topics(self) -> list[TopicStats]:
+        """Returns the topics, in the order of their numbers.
+
+        Asks the kernel about the first 64 subscribers whether they are alive. Others are dead once
+        a recoverer has found it.
+        """
+        found, listed = [], 0
+        for number, info in self._infos(topics=True):
+            most, asks = SUBSCRIBERS_LISTED - listed, max(SUBSCRIBERS_ASKED - listed, 0)
+            subscribers = read_subscribers(self._number, number, most, asks)
+            listed += len(subscribers)
+            name, depth = self._facts[number][:2]
+            found.append(
+                TopicStats(name, depth, info.enqueued, info.count, info.waiting, subscribers)
+            )
+        return self._whole(found)
+
+    def free_queue_slots(self) -> int:
+        """Returns how many more queues, topics and lanes the pool can have."""
         self._opened()
+        numbers = range(1, self.geometry.queues + 1)
         info, pool = self._info, self._number
-        found = {}
+        return self._whole(sum(bool(lib.shmpool_queue_info(pool, n, info)) for n in numbers))
+
+    def _infos(self, topics: bool) -> Iterator[tuple[int, Native]]:
+        """Yields the number and the figures of each topic, or of each queue."""
+        self._opened()
         for number in range(1, self.geometry.queues + 1):
-            if lib.shmpool_queue_info(pool, number, info) or info.laned:
-                continue
-            facts = self._facts.get(number)
-            if facts is None:
-                facts = self._facts[number] = self._queue_facts(number, info)
-            depth, put, got = info.count, info.enqueued, info.dequeued
-            rest = info.refused, info.dropped, MEMORY[info.on_demand], self._lanes(number, info)
-            found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *rest)
+            info = self._info
+            if not lib.shmpool_queue_info(self._number, number, info) and (
+                info.topic == topics and not info.laned
+            ):
+                if number not in self._facts:
+                    self._facts[number] = self._queue_facts(number, info)
+                yield number, info
+
+    def _numbered(self) -> dict[int, QueueStats]:
+        found = {}
+        for number, info in self._infos(topics=False):
+            facts, depth, put, got = self._facts[number], info.count, info.enqueued, info.dequeued
+            rest = info.refused, info.dropped, MEMORY[info.on_demand]
+            lanes = "auto" if info.grows else info.lanes or 1, self._lanes(number, info)
+            found[number] = QueueStats(
+                facts[0], facts[1], depth, put, got, *facts[2:], *rest, *lanes
+            )
         return self._whole(found)
 
     def _lanes(self, number: int, info: Native) -> list[LaneStats]:
@@ -198,7 +247,7 @@ class View:
     def _queue_facts(
         self, number: int, info: Native
     ) -> tuple[str, int, str, str, str, str | None, int]:
-        """Returns what never changes in a queue: name, capacity, then producers and so on."""
+        """Returns what never changes in a queue, and in a topic: name, capacity, producers, ..."""
         name = self._shown_name(number, info)
         letter, where = None, ffi.new("struct shmpool_queue_info *")
         to = min(info.dead_letter, INT32_MAX)  # a corrupted number may not fit an int
@@ -245,9 +294,9 @@ class View:
     def operating(self) -> list[tuple[int, int]]:
         """Returns the pid and tid of each member that is in the middle of an operation."""
         self._opened()
-        read = lib.shmpool_members(self._number, self._infos, len(self._infos))
+        read = lib.shmpool_members(self._number, self._members, len(self._members))
         n = self._whole(check(read, "members"))
-        infos = _OPERATING.iter_unpack(ffi.buffer(self._infos, n * _OPERATING.size))
+        infos = _OPERATING.iter_unpack(ffi.buffer(self._members, n * _OPERATING.size))
         return [(pid, tid) for pid, tid, operation in infos if operation]
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ from shmpool.rpc.records import Alarm
 from shmpool.service.alarms import Alarms, Policy
 from shmpool.service.watched_pool import SECONDS, WatchedPool
 from shmpool.stats import Holder, Recovery, Stats
-from shmpool.view import QueueStats, View
+from shmpool.topic import Subscription
+from shmpool.view import QueueStats, TopicStats, View
 
 STATS = Stats(64, 64, 64, 0, 0, 0, 1, 0, {})
 QUEUE = QueueStats("work", 8, 0, 0, 0, "multi", "multi", "free", None, 0)
@@ -28,14 +29,14 @@ def test_low_water() -> None:
     """
     alarms = Alarms("rx", wall=lambda: 1000.0)
     low = replace(STATS, free=5, held=50, queued=5)
-    assert ([], []) == alarms.update(0, POLICY, replace(STATS, created=0, free=0), [], [])
-    assert ([], []) == alarms.update(0, POLICY, replace(low, queued=4), [], [])  # 10 are enough
-    raised, over = alarms.update(1, POLICY, low, [], [])
+    assert ([], []) == alarms.update(0, POLICY, replace(STATS, created=0, free=0), [], [], [])
+    assert ([], []) == alarms.update(0, POLICY, replace(low, queued=4), [], [], [])  # 10 are enough
+    raised, over = alarms.update(1, POLICY, low, [], [], [])
     assert ([("low-water", "rx")], []) == (kinds(raised), over)
     assert "9 buffers" in raised[0].message
-    assert ([], []) == alarms.update(2, POLICY, low, [], [])
+    assert ([], []) == alarms.update(2, POLICY, low, [], [], [])
     assert [1000.0] == [alarm.since for alarm in alarms.active()]
-    raised, over = alarms.update(3, POLICY, STATS, [], [])
+    raised, over = alarms.update(3, POLICY, STATS, [], [], [])
     assert ([], [("low-water", "rx")]) == (raised, kinds(over))
     assert [] == alarms.active()
 
@@ -47,17 +48,49 @@ def test_a_queue_that_stays_full() -> None:
     for now, queue, expected in (
         (0, full, 0), (4, full, 0), (5, QUEUE, 0), (6, full, 0), (10, full, 0), (11, full, 1),
     ):  # fmt: skip
-        raised, _ = alarms.update(now, POLICY, STATS, [queue], [])
+        raised, _ = alarms.update(now, POLICY, STATS, [queue], [], [])
         assert expected == len(raised), now
     assert [("queue-full", "work")] == kinds(alarms.active())
+
+
+def test_a_topic_that_is_held_up() -> None:
+    """It is raised for the subscriber that blocks and is furthest behind, of those that are alive.
+
+    Its message is that of the present: another subscriber may be the last one.
+    """
+
+    def topic(waiting: int, *subscribers: Subscription) -> TopicStats:
+        return TopicStats("ticks", 8, 100, 8, waiting, list(subscribers))
+
+    first = Subscription(0, 10, "one", "block", 8, 0, 0, closing=False, dead=False)
+    second = Subscription(1, 20, "two", "block", 3, 0, 0, closing=False, dead=False)
+    alarms = Alarms("rx", wall=lambda: 1000.0)
+    for free in (
+        topic(0),
+        topic(1, replace(second, lag=0)),
+        topic(0, replace(first, lag=7), replace(second, policy="drop-oldest", lag=99)),
+        topic(1, replace(first, dead=True), replace(second, closing=True)),
+    ):
+        for now in (0, 10):
+            assert ([], []) == alarms.update(now, POLICY, STATS, [], [free], [])
+    assert ([], []) == alarms.update(20, POLICY, STATS, [], [topic(0, first, second)], [])
+    raised, _ = alarms.update(25, POLICY, STATS, [], [topic(0, first, second)], [])
+    assert [("topic-blocked", "ticks")] == kinds(raised)
+    assert raised[0].message.startswith("subscriber 0 (process 10, one), 8 messages behind, ")
+    behind = topic(1, replace(first, lag=2), second)
+    assert ([], []) == alarms.update(26, POLICY, STATS, [], [behind], [])
+    (alarm,) = alarms.active()
+    assert alarm.message.startswith("subscriber 1 (process 20, two), 3 messages behind, ")
+    _, over = alarms.update(27, POLICY, STATS, [], [topic(0, second)], [])
+    assert [("topic-blocked", "ticks")] == kinds(over)
 
 
 def test_stopped_in_an_operation() -> None:
     """Raised for each suspended member, and cleared when it continues."""
     alarms = Alarms("rx")
-    raised, _ = alarms.update(0, POLICY, STATS, [], [(10, 11), (20, 20)])
+    raised, _ = alarms.update(0, POLICY, STATS, [], [], [(10, 11), (20, 20)])
     assert [("stopped", "10/11"), ("stopped", "20/20")] == kinds(raised)
-    raised, over = alarms.update(1, POLICY, STATS, [], [(20, 20)])
+    raised, over = alarms.update(1, POLICY, STATS, [], [], [(20, 20)])
     assert ([], [("stopped", "10/11")]) == (raised, kinds(over))
 
 
@@ -69,7 +102,7 @@ def test_held_for_long() -> None:
     assert ([], []) == alarms.update_holders(POLICY, [young, nothing])
     raised, _ = alarms.update_holders(POLICY, [replace(young, oldest_s=60.0), nothing])
     assert [("held-long", "10/10")] == kinds(raised)
-    assert ([], []) == alarms.update(2, POLICY, STATS, [], [])
+    assert ([], []) == alarms.update(2, POLICY, STATS, [], [], [])
     _, over = alarms.update_holders(POLICY, [nothing])
     assert [("held-long", "10/10")] == kinds(over)
 

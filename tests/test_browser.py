@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE_S, Child, StartDaemon
 from test_http import PORT, address
+from test_topic_figures import DECLARED, get, subscribe
 
 import shmpool
 
@@ -138,6 +139,62 @@ def test_a_death_is_shown(
         wait.until(lambda _: browser.execute_script(script) >= 60)
         browser.save_screenshot(picture())
         shmpool.Pool.unlink(name)
+
+
+@pytest.mark.slow
+def test_topics_are_shown(
+    start_daemon: StartDaemon, start: type[Child], browser: Any, pool_name: str
+) -> None:
+    """A topic's rate, and a row for each subscriber, which goes when it is killed. Names are
+    text."""
+    daemon = start_daemon(DECLARED.format(pool_name), *PORT, options="interval = 0.25")
+    killed = subscribe(start, pool_name, "block", 2, "<b>x</b>")
+    slow = subscribe(start, pool_name)
+    browser.get("http://{}:{}/".format(*address(daemon)))
+    wait = WebDriverWait(browser, DEADLINE_S, poll_frequency=0.05)
+
+    def subscribers() -> list[list[str]]:
+        found: list[list[str]] = browser.execute_script(
+            "return [...document.querySelectorAll('.subscribers tbody tr')].map("
+            "row => [...row.children].map(cell => cell.textContent))"
+        )
+        return found
+
+    def topic() -> str:
+        script = "return document.querySelector('figcaption').textContent"
+        found: str = browser.execute_script(script)
+        return found
+
+    first = ["ticks", "0", str(killed.pid), "<b>x</b>", "block"]
+    second = ["ticks", "1", str(slow.pid), "viewer", "drop-oldest"]
+    wait.until(
+        lambda _: (
+            [[*first, "0", "0", "0", "alive"], [*second, "0", "0", "0", "alive"]] == subscribers()
+        )
+    )
+    assert topic().startswith("ticks0 published/s, keeps 0 of 8")
+    with shmpool.Pool.attach(pool_name) as pool:
+        publisher = pool.topic("ticks")
+
+        def published() -> bool:
+            """Publishes one message after the other, so that there is a rate."""
+            publisher.send(b"x", timeout=DEADLINE_S)
+            get(killed, 1)
+            get(slow, 1)
+            return "ticks0" not in topic() and topic().endswith("keeps 8 of 8")
+
+        wait.until(lambda _: published())
+        publisher.send(b"x")
+        wait.until(
+            lambda _: (
+                [[*first, "1", "0", "2", "alive"], [*second, "1", "0", "0", "alive"]]
+                == subscribers()
+            )
+        )
+        killed.kill()
+        wait.until(lambda _: [[*second, "1", "0", "0", "alive"]] == subscribers())
+    severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert [] == [line for line in severe if "favicon" not in line["message"]]
 
 
 def picture() -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE_S, Child, MakePool, StartDaemon
 from test_daemon import POOL
+from test_topic_figures import get, subscribe
 
 import shmpool
 from shmpool._ffi import ffi, lib
@@ -20,6 +21,7 @@ from shmpool._ffi import ffi, lib
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 pytest.importorskip("rich", reason="shmpool[cli] is not installed")
 
+from shmpool.cli import diagnosis
 from shmpool.cli.main import MODULES
 from shmpool.cli.output import print_table
 
@@ -93,6 +95,74 @@ def test_a_pool_from_creation_to_removal(
     assert 0 == shmpool_command("rm", "-f", pool_name, *options).returncode
     for subcommand in ("stats", "describe", "members", "audit", "watch"):
         assert 1 == shmpool_command(subcommand, pool_name, *options).returncode
+
+
+@pytest.mark.slow
+def test_topics(
+    shmpool_command: Run, options: list[str], start: Callable[..., Child], pool_name: str
+) -> None:
+    """Each command shows topics and their subscribers, with a daemon and without."""
+
+    def ask(*arguments: object) -> Any:
+        return loaded(shmpool_command(*arguments, "--json", *options))
+
+    def shown(*arguments: object) -> str:
+        done = shmpool_command(*arguments, *options)
+        assert (0, "") == (done.returncode, done.stderr)
+        return " ".join(done.stdout.split())
+
+    size = ["--buffer-size", 256, "--capacity", 64]
+    made = ask("create", pool_name, *size, "--topic", "ticks=8", "--topic", "state=2")
+    assert [("ticks", 8), ("state", 2)] == [(t["name"], t["depth"]) for t in made["topics"]]
+    (listed,) = [found for found in ask("ls") if found["name"] == pool_name]
+    assert (0, 2) == (listed["queues"], listed["topics"])
+    child = subscribe(start, pool_name, "block", 2, "[red]x")
+    with shmpool.Pool.attach(pool_name) as pool:
+        for _ in range(5):
+            pool.topic("ticks").send(b"x")
+        get(child, 3)
+        place = f"ticks 0 {child.pid} [red]x block 2 0 2 alive"
+        for command in ("stats", "describe"):
+            assert place in shown(command, pool_name)
+            assert "ticks 8 5 5 0 1" in shown(command, pool_name)
+            (ticks, _) = ask(command, pool_name)["topics"]
+            assert (5, 2) == (ticks["published"], ticks["subscribers"][0]["held"])
+        assert f"ticks 0 {child.pid} alive 2" in shown("holders", pool_name)
+        assert [("ticks", child.pid, 2)] == [
+            (h["topic"], h["pid"], h["buffers"]) for h in ask("holders", pool_name) if h["topic"]
+        ]
+        line = shown("watch", pool_name, "--count", 1, "--interval", 0.1)
+        assert "published/s lag" in line
+        assert "2" == line.split()[-1]
+        assert "5" == str(ask("audit", pool_name)["queued"]["ticks"])
+        child.kill()
+        if options == ["--direct"]:
+            assert "dead" in shown("stats", pool_name)
+            assert "members and subscribers of dead processes" in doctor(pool_name)
+            assert 1 == ask("recover", pool_name)["subscribers"]
+        pool.recover()
+        assert [[], []] == [topic["subscribers"] for topic in ask("stats", pool_name)["topics"]]
+
+
+@pytest.mark.slow
+def test_doctor_of_topics(make_pool: MakePool) -> None:
+    """It names the subscriber that holds publishers up, and pools too small for their topics."""
+    pool = make_pool(capacity=64)
+    topic = pool.create_topic("ticks", depth=8)
+    with topic.subscribe(policy="block"):
+        for _ in range(8):
+            topic.send(b"x")
+        said = doctor(pool.name)
+        assert f"topic ticks: subscriber 0 (process {os.getpid()}, " in said
+        assert "8 messages behind, has held publishers up" in said
+        assert "its topics keep" not in said
+    pool.create_topic("more", depth=64)
+    assert "its topics keep up to 72 messages, and it has 64 buffers" in doctor(pool.name)
+
+
+def doctor(pool: str) -> str:
+    """What doctor finds about a pool."""
+    return "; ".join(found.found for found in diagnosis._segment(pool))
 
 
 @pytest.mark.slow
@@ -214,6 +284,10 @@ def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
         ["create", pool_name, *size, "--queue", "work=8,producers=some"],
         ["create", pool_name, *size, "--queue", "work=0"],
         ["create", pool_name, *size, "--queue", "work=8", "--queue", "work=16"],
+        ["create", pool_name, *size, "--topic", "ticks"],
+        ["create", pool_name, *size, "--topic", "ticks=9"],
+        ["create", pool_name, *size, "--topic", "ticks=8,capacity=8"],
+        ["create", pool_name, *size, "--topic", "ticks=8", "--topic", "ticks=8"],
     ):
         done = shmpool_command(*arguments)
         assert 2 == done.returncode, arguments

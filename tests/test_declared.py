@@ -347,7 +347,7 @@ def test_what_check_accepts(
     assert (0, "") == check(table + f"{queue}.a]\ncapacity = 4\n" + POOL.format(new_name()))
     old.create_queue("there", capacity=4)
     code, said = check(table + f"{queue}.a]\ncapacity = 4\n")
-    assert (2, True) == (code, "has room for 0 more queues" in said)
+    assert (2, True) == (code, "has room for 0 more queues and topics" in said)
     code, said = check(table.replace("64", "128"))
     assert (2, True) == (code, "capacity is declared 128 and exists as 64" in said)
     for host in ("no-such-host.invalid", "192.0.2.1", "1", "[2001:db8::1]"):

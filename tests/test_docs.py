@@ -77,7 +77,7 @@ def test_examples_of_the_readme(run: Callable[..., str]) -> None:
         assert cli.main(arguments, standalone_mode=False) is None
         shmpool.Pool.unlink("rx")
     for name, options in config.load(Path(packaged)).pools.items():
-        handlers.create_pool(name, options, options.queue)
+        handlers.create_pool(name, options, options.queue, options.topic)
         pool = shmpool.Pool.attach(name)
         assert pool.alloc_many(16384).free() is None  # half of what it may grow to
     """

@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon, open_files
 from test_daemon import POOL, WORKER
+from test_topic_figures import DECLARED, subscribe
+from test_topic_figures import get as get_messages
 
 import shmpool
 from shmpool.stats import Recovery
@@ -147,6 +149,48 @@ def test_metrics_of_size_classes(start_daemon: StartDaemon, pool_name: str) -> N
     for state, name in {"free": "free", "held": "in-use", "uncreated": "uncreated"}.items():
         assert sums[name] == found["shmpool_buffers", (of, ("state", state))]
     assert 4096 == found["shmpool_buffer_size_bytes", (of,)]
+
+
+def test_metrics_of_topics(
+    start_daemon: StartDaemon, start: Callable[..., Child], pool_name: str
+) -> None:
+    """A topic's samples, and those of each subscriber with its place, process, name and policy. The
+    events of the page have the same figures."""
+    daemon = start_daemon(DECLARED.format(pool_name), *PORT)
+    child = subscribe(start, pool_name, "latest", 1, name='\x1b"<b>\\')
+    with shmpool.Pool.attach(pool_name) as pool:
+        topic = pool.topic("ticks")
+        for _ in range(3):
+            topic.send(b"x")
+        get_messages(child, 1)
+        topic.send(b"x")
+    found = samples(daemon)
+    of = ("pool", pool_name)
+    ticks = (of, ("topic", "ticks"))
+    assert {"depth": 8, "kept": 4, "published_total": 4, "waiting": 0} == {
+        figure: found[f"shmpool_topic_{figure}", ticks]
+        for figure in ("depth", "kept", "published_total", "waiting")
+    }
+    assert {"alive": 1, "closing": 0, "dead": 0} == {
+        state: found["shmpool_topic_subscribers", (of, ("state", state), ticks[1])]
+        for state in ("alive", "closing", "dead")
+    }
+    who = tuple(sorted([
+        *ticks, ("subscriber", "0"), ("pid", str(child.pid)), ("name", r'\x1b"<b>' + "\\"),
+        ("policy", "latest"),
+    ]))  # fmt: skip
+    assert {"lag": 1, "gaps_total": 2, "held": 1} == {
+        figure: found[f"shmpool_subscriber_{figure}", who]
+        for figure in ("lag", "gaps_total", "held")
+    }
+    assert 0 == found["shmpool_recovered_subscribers_total", (of,)]
+    assert not [labels for name, labels in found if name == "shmpool_queue_depth"]
+    kind, pools = next(events(daemon))
+    assert "pools" == kind
+    (told,) = [pool for pool in pools if pool["pool"] == pool_name]
+    ((shown,),) = [topic["subscribers"] for topic in told["topics"]]
+    assert (child.pid, 1, 2, 1) == (shown["pid"], shown["lag"], shown["gaps"], shown["held"])
+    assert json.loads(get(daemon, f"/api/v1/pools/{pool_name}/stats")[2])["topics"]
 
 
 def test_metrics_of_a_recovery(

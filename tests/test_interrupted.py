@@ -546,7 +546,7 @@ def test_a_pool_with_queues_is_created_whole(pool_name: str) -> None:
     whole = 0
 
     def operation() -> None:
-        create_pool(pool_name, options, queues)
+        create_pool(pool_name, options, queues, {})
 
     def once(step: int) -> bool:
         nonlocal whole

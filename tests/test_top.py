@@ -105,6 +105,34 @@ def test_rates(make_pool: MakePool) -> None:
     run_until(app, rate, keys)
 
 
+def test_topics(make_pool: MakePool) -> None:
+    """Topics and their subscribers have a table each, which is hidden while there are none."""
+    pool = make_pool(prealloc=64)
+    app = Top(Direct(), frozenset([pool.name]), 0.1)
+    topic = pool.create_topic("ticks", depth=8)
+
+    def hidden() -> bool:
+        assert not app.query_one("#queues").display
+        return bool(rows(app, "topics")) and not app.query_one("#subscribers").display
+
+    def moving() -> bool:
+        topic.send(b"x")
+        sub.get(timeout=10).free()
+        (shown,) = rows(app, "topics")
+        assert [pool.name, "ticks", "8"] == shown[:3]
+        found = rows(app, "subscribers")
+        if not found or found[0][9] == "0" or shown[4] == "0":  # rates
+            return False
+        assert [[pool.name, "ticks", "0", str(os.getpid())]] == [row[:4] for row in found]
+        assert ("latest", "alive") == (found[0][5], found[0][10])
+        return True
+
+    run_until(app, hidden)
+    with topic.subscribe(policy="latest") as sub:
+        app = Top(Direct(), frozenset([pool.name]), 0.1)
+        run_until(app, lambda: bool(rows(app, "topics")) and moving())
+
+
 def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> None:
     """It shows the daemon's pools. When the daemon has ended it says so and continues."""
     daemon = start_daemon(POOL.format(pool_name))

@@ -1,19 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool create."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 import click
 
 from .. import errors
-from ..options import POOL, QUEUE, Option, PoolOptions, QueueOptions, queue_refusals
+from ..options import (
+    POOL,
+    QUEUE,
+    TOPIC,
+    Option,
+    PoolOptions,
+    QueueOptions,
+    Refusal,
+    TopicOptions,
+    queue_refusals,
+    topic_refusals,
+)
 from ..rpc.protocol import Create
 from .access import Backend, with_backend
 from .describe import show
 from .output import command_of, json_option, print_json, working
 
+A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -74,51 +86,80 @@ def helped(option: Option, default: object) -> str:
 @pool_options
 @click.option(
     "--queue",
-    "named",
+    "named_queues",
     multiple=True,
     metavar="NAME=CAPACITY[,OPTION=VALUE...]",
     help=f"A queue to create; may be repeated. Options: {', '.join(list(QUEUE)[1:])}.",
 )
+@click.option(
+    "--topic",
+    "named_topics",
+    multiple=True,
+    metavar="NAME=DEPTH",
+    help="A topic to create; may be repeated.",
+)
 @json_option
 @with_backend
 def command(
-    backend: Backend, pool: str, named: tuple[str, ...], as_json: bool, **options: Any
+    backend: Backend,
+    pool: str,
+    named_queues: tuple[str, ...],
+    named_topics: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    queues: dict[str, QueueOptions] = {}
-    for given in named:
-        name, queue = parse_queue(given)
-        if name in queues:
-            raise errors.InvalidArgument(f"--queue {given}: there is a queue {name!r} before it")
-        queues[name] = queue
-    request = Create(pool, PoolOptions(**options), queues)
+    request = Create(
+        pool,
+        PoolOptions(**options),
+        parse_all("queue", named_queues, QueueOptions, QUEUE, lambda q: queue_refusals(q, None)),
+        parse_all("topic", named_topics, TopicOptions, TOPIC, topic_refusals),
+    )
     with working(f"creating {pool}"):
         made = backend.call(request)
     print_json(made) if as_json else show(made)
 
 
-def parse_queue(given: str) -> tuple[str, QueueOptions]:
-    """NAME=CAPACITY[,OPTION=VALUE...]. InvalidArgument."""
+def parse_all(
+    what: str,
+    given: Sequence[str],
+    kind: Callable[..., A],
+    known: dict[str, Option],
+    refusals: Callable[[A], Iterable[Refusal]],
+) -> dict[str, A]:
+    """The queues or topics of a pool, by name. InvalidArgument."""
+    found: dict[str, A] = {}
+    for text in given:
+        name, options = parse(text, f"--{what}", known)
+        if name in found:
+            raise errors.InvalidArgument(f"--{what} {text}: there is a {what} {name!r} before it")
+        found[name] = kind(**options)
+        for refusal in refusals(found[name]):
+            raise errors.InvalidArgument(f"--{what} {text}: {refusal}")
+    return found
+
+
+def parse(given: str, flag: str, known: dict[str, Option]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of NAME=FIRST[,OPTION=VALUE...]; FIRST is the first option that is
+    known. InvalidArgument."""
     name, *rest = given.split(",")
-    name, _, capacity = name.partition("=")
-    if not name or not capacity:
+    name, _, value = name.partition("=")
+    first = next(iter(known))
+    if not name or not value:
         raise errors.InvalidArgument(
-            f"--queue needs NAME=CAPACITY, for example work=4096, not {given!r}"
+            f"{flag} needs NAME={first.upper()}, for example work=4096, not {given!r}"
         )
     options: dict[str, Any] = {}
-    for part in (f"capacity={capacity}", *rest):
+    for part in (f"{first}={value}", *rest):
         key, _, value = part.partition("=")
-        if key not in QUEUE:
+        if key not in known:
             raise errors.InvalidArgument(
-                f"--queue {given}: unknown option {key!r}; known are {', '.join(QUEUE)}"
+                f"{flag} {given}: unknown option {key!r}; known are {', '.join(known)}"
             )
         try:
-            spelled = QUEUE[key].least is None or value == QUEUE[key].also
+            spelled = known[key].least is None or value == known[key].also
             options[key] = value if spelled else int(value)
         except ValueError:
             raise errors.InvalidArgument(
-                f"--queue {given}: {key} is {value!r}; it must be an integer"
+                f"{flag} {given}: {key} is {value!r}; it must be an integer"
             ) from None
-    queue = QueueOptions(**options)
-    for refusal in queue_refusals(queue, None):
-        raise errors.InvalidArgument(f"--queue {given}: {refusal}")
-    return name, queue
+    return name, options

@@ -7,7 +7,7 @@ from ..os_errors import size_text
 from ..rpc.protocol import Describe
 from ..rpc.records import Description
 from .access import query
-from .output import print_table
+from .output import print_table, print_topics
 
 
 def show(found: Description) -> None:
@@ -39,12 +39,13 @@ def show(found: Description) -> None:
                 for q in found.queues
             ],
         )  # fmt: skip
-    lanes = [(q.name, i, lane) for q in found.queues for i, lane in enumerate(q.lanes)]
+    lanes = [(q.name, i, lane) for q in found.queues for i, lane in enumerate(q.lane_stats)]
     if lanes:
         print_table(
             ("queue", "lane", "depth", "capacity", "enqueued", "dequeued", "lost"),
             [(name, i, *asdict(lane).values()) for name, i, lane in lanes],
         )
+    print_topics(found.topics)
 
 
 command = query(Describe, "shmpool describe rx", show)

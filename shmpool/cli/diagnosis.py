@@ -31,6 +31,7 @@ from ..os_errors import (
 from ..pool_files import PREFIX, path_of, pool_names, record_lock, strange_names
 from ..rpc import protocol
 from ..rpc.client import Client
+from ..service.alarms import held_up_by
 from ..view import View
 from . import container
 
@@ -44,6 +45,7 @@ ENLARGE = (
     f"mount -o remount,size=1g {SHM}; a container: docker run --shm-size=1g, "
     f"or in Kubernetes an emptyDir with medium: Memory at {SHM}"
 )
+LET_GO = "let it go on, or end its process; another policy than block holds nobody up"
 MOUNT_PROC = "mount -t proc proc /proc"
 
 State = Literal["ok", "note", "bad"]
@@ -268,7 +270,10 @@ def _segment(name: str) -> Iterator[Finding]:
     subject, (total, _) = f"pool {name}", shared_memory()
     try:
         with View(name) as view:
+            topics = view.topics()
             gone = {member.pid for member in view.dead_members()}
+            gone |= {one.pid for topic in topics for one in topic.subscribers if one.dead}
+            capacity = view.geometry.capacity
             most = sum(one.capacity * one.buffer_size for one in view.geometry.sizes)
     except errors.PoolNotFound:
         return  # it was removed since it was listed, or is being created
@@ -280,8 +285,15 @@ def _segment(name: str) -> Iterator[Finding]:
     else:
         if gone:
             shown = ", ".join(map(str, sorted(gone)[:SHOWN_MAX]))
-            found = f"members of dead processes: {shown}{', ...' * (len(gone) > SHOWN_MAX)}"
+            more = ", ..." * (len(gone) > SHOWN_MAX)
+            found = f"members and subscribers of dead processes: {shown}{more}"
             yield Finding(subject, "note", found, f"shmpool recover {name}")
+        for topic in topics:
+            if who := held_up_by(topic):
+                yield Finding(subject, "note", f"topic {topic.name}: {who}", LET_GO)
+        if (kept := sum(topic.depth for topic in topics)) >= capacity:
+            found = f"its topics keep up to {kept:,} messages, and it has {capacity:,} buffers"
+            yield Finding(subject, "note", found, "create it with a higher capacity")
         if most > total > 0:
             found = f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}"
             yield Finding(subject, "note", found, f"create it with a lower capacity; or {ENLARGE}")

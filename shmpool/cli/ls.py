@@ -16,11 +16,11 @@ def command(backend: Backend, as_json: bool) -> None:
         print_json(pools)
         return
     print_table(
-        ("pool", "capacity", "created", "free", "cached", "held", "queued", "queues", "members",
-         "memory", "daemon", "alarms"),
+        ("pool", "capacity", "created", "free", "cached", "held", "queued", "queues", "topics",
+         "members", "memory", "daemon", "alarms"),
         [
             (pool.name, pool.capacity, pool.created, pool.free, pool.cached, pool.held,
-             pool.queued, pool.queues, pool.members, size_text(pool.reserved),
+             pool.queued, pool.queues, pool.topics, pool.members, size_text(pool.reserved),
              "watches" if pool.watched else "", pool.alarms)
             for pool in pools
             if pool.trouble is None

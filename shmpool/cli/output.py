@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..names import LINE_SHOWN, printable
 from ..rpc import wire
+from ..view import TopicStats
 
 WIDTH = 160  # columns of a table that is not printed to a terminal
 RICH_ROWS_MAX = 500  # rich takes half a millisecond for a row
@@ -69,6 +70,24 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
+
+
+def print_topics(topics: Sequence[TopicStats]) -> None:
+    """Prints topics, and a table of their subscribers, if there are some."""
+    if topics:
+        print_table(
+            ("topic", "depth", "kept", "published", "waiting", "subscribers"),
+            [(t.name, t.depth, t.kept, t.published, t.waiting, len(t.subscribers)) for t in topics],
+        )
+    if rows := [
+        (t.name, str(s.number), str(s.pid), s.name, s.policy, s.lag, s.gaps, s.held, s.state)
+        for t in topics
+        for s in t.subscribers
+    ]:
+        print_table(
+            ("topic", "subscriber", "process", "name", "policy", "lag", "gaps", "held", "state"),
+            rows,
+        )
 
 
 def print_plain(rows: Sequence[Sequence[str]]) -> None:

@@ -14,6 +14,8 @@ from ..names import LINE_SHOWN, printable
 from ..rpc.protocol import GetMembers, GetStats, List
 from ..rpc.records import PoolStats
 from ..stats import Member
+from ..topic import Subscription
+from ..view import TopicStats
 from .access import Backend
 
 BAR = 24  # columns
@@ -28,7 +30,12 @@ COLOURS = (
 POOLS = ("pool", "buffers", "capacity", "free", "cached", "held", "queued", "members",
          "allocs/s", "recoveries", "alarms")  # fmt: skip
 QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s", "refused", "dropped")
+TOPICS = ("pool", "topic", "depth", "kept", "published/s", "waiting", "subscribers")
+SUBSCRIBERS = ("pool", "topic", "subscriber", "process", "name", "policy", "lag", "gaps", "held",
+               "gets/s", "state")  # fmt: skip
 MEMBERS = ("pool", "member", "process", "thread", "held", "cached", "doing", "ops/s")
+TABLES = {"pools": POOLS, "queues": QUEUES, "topics": TOPICS, "subscribers": SUBSCRIBERS,
+          "members": MEMBERS}  # fmt: skip
 SORTS = ("held", "ops/s", "process")
 OPS = ("alloc", "free", "enqueue", "dequeue")
 
@@ -73,7 +80,8 @@ def bar(stats: PoolStats) -> Text:
 
 
 class Top(App[None]):
-    """Three tables. A worker thread reads, so that a slow answer does not delay the keys."""
+    """A table of each kind, if there are any. A worker thread reads, so that a slow answer does not
+    delay the keys."""
 
     TITLE = "shmpool"
     ENABLE_COMMAND_PALETTE = False
@@ -97,7 +105,7 @@ class Top(App[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="state")
-        for name, columns in (("pools", POOLS), ("queues", QUEUES), ("members", MEMBERS)):
+        for name, columns in TABLES.items():
             table: DataTable[object] = DataTable(id=name, cursor_type="row", zebra_stripes=True)
             for column in columns:
                 table.add_column(column, key=column)
@@ -135,6 +143,8 @@ class Top(App[None]):
         self._say("paused" if self._paused else now.error or words)
         pools: list[tuple[object, ...]] = []
         queues: list[tuple[object, ...]] = []
+        topics: list[tuple[object, ...]] = []
+        subscribers: list[tuple[object, ...]] = []
         members: list[tuple[object, ...]] = []
         for name, (stats, attached) in now.pools.items():
             before = self._before.pools.get(name) if self._before is not None else None
@@ -149,6 +159,14 @@ class Top(App[None]):
                 puts, gets = rate.queue(queue.name)
                 queues.append((name, queue.name, queue.depth, queue.capacity, fill, puts, gets,
                                queue.refused, queue.dropped))  # fmt: skip
+            for topic in stats.topics:
+                topics.append((name, topic.name, topic.depth, topic.kept, rate.topic(topic),
+                               topic.waiting, len(topic.subscribers)))  # fmt: skip
+                subscribers += [
+                    (name, topic.name, str(s.number), str(s.pid), s.name, s.policy, s.lag, s.gaps,
+                     s.held, rate.subscriber(topic, s), s.state)
+                    for s in topic.subscribers
+                ]  # fmt: skip
             members += [
                 (name, m.number, m.pid, m.tid, m.held, m.cached, m.operation or "", rate.member(m))
                 for m in attached
@@ -156,7 +174,7 @@ class Top(App[None]):
         column = MEMBERS.index(SORTS[self._sort])
         members.sort(key=lambda row: cast(int, row[column]), reverse=column != 2)
         named = [(row[0], *map(str, row[1:4]), *row[4:]) for row in members]  # numbers, not counts
-        for table, rows in (("pools", pools), ("queues", queues), ("members", named)):
+        for table, rows in zip(TABLES, (pools, queues, topics, subscribers, named), strict=True):
             self._fill(table, rows[:MEMBERS_MAX])
         self._before = now
 
@@ -164,6 +182,7 @@ class Top(App[None]):
         table = self.query_one(f"#{name}", DataTable)
         cursor, scroll = table.cursor_row, table.scroll_y
         table.clear()
+        table.display = bool(rows)
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
         table.move_cursor(row=min(cursor, max(len(rows) - 1, 0)), scroll=False)
@@ -181,6 +200,7 @@ class _Rates:
     ) -> None:
         self._now = stats
         self._before, was = before or (stats, members)
+        self._topics = {topic.name: topic for topic in self._before.topics}
         self._members = {(m.number, m.attached_ns): m for m in was}
         self._seconds = stats.at - self._before.at
 
@@ -197,6 +217,19 @@ class _Rates:
             return 0, 0
         put, got = now.enqueued - before.enqueued, now.dequeued - before.dequeued
         return self._per_second(put), self._per_second(got)
+
+    def topic(self, topic: TopicStats) -> int:
+        before = self._topics.get(topic.name, topic)
+        return self._per_second(topic.published - before.published)
+
+    def subscriber(self, topic: TopicStats, subscriber: Subscription) -> int:
+        """Messages that it has got or missed."""
+        before = self._topics.get(topic.name, topic)
+        for was in before.subscribers:
+            if (was.number, was.pid) == (subscriber.number, subscriber.pid):
+                more = topic.published - before.published + was.lag - subscriber.lag
+                return max(self._per_second(more), 0)
+        return 0
 
     def member(self, member: Member) -> int:
         before = self._members.get((member.number, member.attached_ns))

@@ -6,7 +6,7 @@ from datetime import datetime
 from ..rpc.protocol import GetStats
 from ..rpc.records import PoolStats
 from .access import query
-from .output import print_table
+from .output import print_table, print_topics
 
 
 def show(stats: PoolStats) -> None:
@@ -29,14 +29,16 @@ def show(stats: PoolStats) -> None:
                 for q in stats.queues
             ],
         )
+    print_topics(stats.topics)
     print_table(("counter", "buffers or times"), list(buffers.counters.items()))
     recoveries = stats.recoveries
     if recoveries.count and recoveries.last_at is not None and recoveries.last_s is not None:
         last = datetime.fromtimestamp(recoveries.last_at).isoformat(" ", "seconds")
         print_table(
-            ("recoveries", "members", "buffers", "requeued", "dead letters", "last", "took ms"),
-            [(recoveries.count, recoveries.members, recoveries.buffers, recoveries.requeued,
-              recoveries.dead_lettered, last, recoveries.last_s * 1e3)],
+            ("recoveries", "members", "subscribers", "buffers", "requeued", "dead letters",
+             "last", "took ms"),
+            [(recoveries.count, recoveries.members, recoveries.subscribers, recoveries.buffers,
+              recoveries.requeued, recoveries.dead_lettered, last, recoveries.last_s * 1e3)],
         )  # fmt: skip
     for alarm in stats.alarms:
         print_table(("alarm", "subject", ""), [(alarm.kind, alarm.subject, alarm.message)])

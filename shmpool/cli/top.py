@@ -20,7 +20,10 @@ from .output import FloatRange
 )  # fmt: skip
 @with_backend
 def command(backend: Backend, pools: tuple[str, ...], interval: float) -> None:
-    """Shows pools, queues, members and their rates, live. Keys: q quits, p pauses, s sorts."""
+    """Shows pools, queues, topics and members with their rates, live.
+
+    Keys: q quits, p pauses, s sorts members.
+    """
     try:
         from .screen import Top
     except ModuleNotFoundError as error:

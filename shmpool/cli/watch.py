@@ -5,7 +5,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -16,7 +16,8 @@ from ..rpc.records import PoolStats
 from .access import Backend, pool_argument, with_backend
 from .output import FloatRange, IntRange, command_of, text
 
-COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s")
+COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s",
+           "published/s", "lag")  # fmt: skip
 HEAD_EVERY = 20  # lines
 
 
@@ -69,13 +70,14 @@ def _row(stats: PoolStats, before: PoolStats | None) -> tuple[object, ...]:
         buffers.held,
         buffers.queued,
         buffers.members,
-        _rate(stats, before, "alloc"),
-        _rate(stats, before, "dequeue"),
+        _rate(stats, before, lambda s: s.buffers.counters["alloc"]),
+        _rate(stats, before, lambda s: s.buffers.counters["dequeue"]),
+        _rate(stats, before, lambda s: sum(topic.published for topic in s.topics)),
+        max((one.lag for topic in stats.topics for one in topic.subscribers), default=0),
     )
 
 
-def _rate(stats: PoolStats, before: PoolStats | None, counter: str) -> int:
+def _rate(stats: PoolStats, before: PoolStats | None, count: Callable[[PoolStats], int]) -> int:
     if before is None or stats.at <= before.at:
         return 0
-    more = stats.buffers.counters[counter] - before.buffers.counters[counter]
-    return round(more / (stats.at - before.at))
+    return round((count(stats) - count(before)) / (stats.at - before.at))

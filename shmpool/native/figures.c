@@ -136,6 +136,53 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	return (int)opening_read((uint32_t)pool, (int64_t)got);
 }
 
+/* Fills in one subscriber. Returns false if another one has begun there. */
+static bool subscriber_info(const struct alf_ring *r, uint32_t number, uint64_t state,
+			    struct shmpool_subscriber_info *out)
+{
+	const struct topic_subscriber *s = &topic_of(r)->subscriber[number];
+	const alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
+	const alf_distance lag = (alf_distance)(prod - load_relaxed(&s->cursor));
+	const uint64_t name[2] = { load_relaxed(&s->name[0]), load_relaxed(&s->name[1]) };
+	*out = (struct shmpool_subscriber_info) {
+		.number = number,
+		.pid = load_relaxed(&s->pid),
+		.policy = load_relaxed(&s->policy),
+		.closing = (state & TOPIC_STATE_MASK) == TOPIC_CLOSING,
+		.dead = (state & TOPIC_STATE_MASK) == TOPIC_DEAD,
+		.held = load_relaxed(&s->held),
+		.lag = lag > 0 ? (uint64_t)lag : 0,
+		.gaps = load_relaxed(&s->gaps),
+	};
+	memcpy(out->name, name, sizeof(out->name) - 1);
+	return (load_acquire(&s->state) & ~TOPIC_STATE_MASK) == /* [TOPIC] */
+	       (state & ~TOPIC_STATE_MASK);
+}
+
+int shmpool_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n,
+			size_t asks)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
+	if (!r)
+		return queue_missing(p, (uint32_t)queue);
+	struct liveness q = { .s = &p->segment, .own = opening_token((uint32_t)pool) };
+	size_t got = 0;
+	for (uint32_t i = 0; topic_is(r) && i < SUBSCRIBERS_MAX && got < n; i++) {
+		const uint64_t state =
+			load_acquire(&topic_of(r)->subscriber[i].state); /* [TOPIC] */
+		const uint64_t token = state & ~TOPIC_STATE_MASK;
+		if (state == token || !subscriber_info(r, i, state, &out[got]))
+			continue; /* none, or it begins */
+		if (!out[got].dead && got < asks)
+			out[got].dead = liveness_ask(&q, MEMBER_ATTACHED | token) == TOKEN_FREE;
+		got++;
+	}
+	return (int)opening_read((uint32_t)pool, (int64_t)got);
+}
+
 int shmpool_dead_wait(int pool)
 {
 	struct qmempool *p = opening_pool((uint32_t)pool);

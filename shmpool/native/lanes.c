@@ -87,6 +87,14 @@ bool lanes_listed(const struct qmempool *p, uint32_t number)
 	return false;
 }
 
+uint32_t lanes_share(struct qmempool *p, const struct alf_ring *r)
+{
+	const struct alf_ring *queue = r->queue == r->id ? NULL : queue_ring(p, r->queue);
+	if (!queue || !(queue->flags & ALF_LANES_GROW))
+		return alf_room(r);
+	return lanes_room(alf_room(queue), lanes_active(queue->lanes));
+}
+
 bool lanes_whole(const struct qmempool *p, uint32_t queue)
 {
 	const struct lane_table *t = table_of(p, queue);

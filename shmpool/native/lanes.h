@@ -37,8 +37,8 @@
  *
  * Ordering
  *     [LANES]  the table: written before the queue is QUEUE_READY. active is raised by
- *              compare-and-swap; a lane is complete before, so whoever reads the new or the old
- *              value is right. producers and consumers are counters that deal out lanes.
+ *              compare-and-swap; a lane is complete before, so a member may use the new or the
+ *              old value. producers and consumers are counters that deal out lanes.
  *
  * What one process remembers of its members' lanes (struct lane_user) is only used by the thread
  * that is that member.
@@ -105,6 +105,9 @@ bool lanes_whole(const struct qmempool *p, uint32_t queue);
 
 /* Returns a view of a queue with lanes. NULL without memory, or if its table is corrupted. */
 struct lanes *lanes_bind(struct qmempool *p, uint32_t queue);
+
+/* Returns how many messages a queue or a lane holds now. */
+uint32_t lanes_share(struct qmempool *p, const struct alf_ring *r);
 
 /* Returns how many lanes are in use: at least one, whatever a corrupted word says. */
 uint32_t lanes_active(const struct lanes *l);

@@ -234,9 +234,12 @@ struct topic_subscriber {
 	 * position: no later one gets a message before it. */
 	alf_shared_position barred;
 	uint32_t policy; /* enum topic_policy */
-	uint32_t pid;    /* shown to people, as that of a member */
-	uint64_t gaps;   /* messages that it has lost */
-	uint64_t pad[3];
+	/* Shown to people; no code relies on them. */
+	uint32_t pid;  /* as that of a member */
+	uint32_t held; /* messages that it has got and not let go */
+	uint32_t pad;
+	uint64_t gaps;    /* messages that it has lost */
+	uint64_t name[2]; /* of the thread that has subscribed: process_name() */
 };
 struct topic {
 	uint64_t gate; /* | joins 16 | position 48 |: publishers may reserve positions before it */

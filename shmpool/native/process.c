@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/membarrier.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -67,6 +68,13 @@ struct process process_self(void)
 	if (stat("/proc/thread-self/ns/pid", &st) == 0)
 		p.pid_namespace = (uint32_t)st.st_ino;
 	return p;
+}
+
+void process_name(uint64_t name[2])
+{
+	name[0] = name[1] = 0;
+	if (prctl(PR_GET_NAME, name, 0, 0, 0))
+		name[0] = name[1] = 0;
 }
 
 bool process_suspended(struct process other)

@@ -18,6 +18,10 @@ struct process {
 /* Describes the calling process. Reads /proc on each call, since a fork changes the answer. */
 struct process process_self(void);
 
+/* Stores the calling thread's name, as ps shows it: up to 15 bytes, and zeros. All are zeros if the
+ * kernel does not say. */
+void process_name(uint64_t name[2]);
+
 /* True if the process, which must be alive, is suspended by a signal or a tracer. False also if it
  * is in another PID namespace or if its pid now belongs to a process with another start time. */
 bool process_suspended(struct process other);

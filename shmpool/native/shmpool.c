@@ -151,12 +151,13 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 		return queue_missing(p, (uint32_t)queue);
 	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
 	info->name[sizeof(info->name) - 1] = 0;
-	info->capacity = alf_room(r);
+	info->capacity = lanes_share(p, r);
 	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
 	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
 	info->on_demand = !!(r->flags & ALF_ON_DEMAND);
 	info->count = (uint32_t)queue_count(r);
 	info->topic = !!(r->flags & ALF_TOPIC);
+	info->waiting = load_relaxed(&r->q->room_wait) & WAIT_COUNT_MASK;
 	const struct queue_slot *slot = segment_queue(&p->segment, r->id);
 	info->producer = load_relaxed(&r->q->producer) & TAG_NUMBER_MASK;
 	info->consumer = load_relaxed(&r->q->consumer) & TAG_NUMBER_MASK;

@@ -122,15 +122,19 @@ struct shmpool_queue_info {
 	uint32_t grows;   /* 1: it began with one */
 	uint32_t bulk;    /* the most that one put or get moves */
 	uint64_t lost;    /* compare-and-swaps that producers lost, about */
+	uint32_t waiting; /* members asleep until it has room */
 };
 
 struct shmpool_subscriber_info {
-	uint32_t pid; /* in its own PID namespace */
+	uint32_t number; /* its place in the topic, from 0 */
+	uint32_t pid;    /* in its own PID namespace */
 	uint32_t policy;
 	uint32_t closing; /* 1: it gets no more, and holds some messages */
-	uint32_t dead;    /* 1: found dead, and not recovered completely */
+	uint32_t dead;    /* 1: its process is dead, and what it held is not recovered */
+	uint32_t held;    /* messages that it has got and not let go */
 	uint64_t lag;     /* messages that it has not got yet */
 	uint64_t gaps;    /* that it has lost */
+	char name[16];    /* of the thread that has subscribed */
 };
 
 struct shmpool_class_stats {
@@ -196,8 +200,9 @@ struct shmpool_recovery {
 	uint64_t buffers; /* taken from dead members: freed, requeued and dead-lettered */
 	uint64_t requeued;
 	uint64_t dead_lettered;
-	uint64_t postponed; /* dead ones that wait for a suspended process, or for room */
-	uint64_t unknown;   /* members whose tokens could not be queried now */
+	uint64_t postponed;   /* dead ones that wait for a suspended process, or for room */
+	uint64_t unknown;     /* members whose tokens could not be queried now */
+	uint64_t subscribers; /* of topics: dead ones whose places are free now */
 };
 
 /* The segment. */
@@ -230,8 +235,10 @@ int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
 int shmpool_queue_release(int pool, int queue);
 
-/* The subscribers of a topic, at most n. How many, or -errno. */
-int shmpool_topic_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n);
+/* The subscribers of a topic, at most n. Asks the kernel about asks of them whether they are alive;
+ * others are dead once a recoverer has found it. Returns how many there are. */
+int shmpool_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n,
+			size_t asks);
 
 /* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY. */
 int shmpool_queue_shutdown(int pool, int queue);

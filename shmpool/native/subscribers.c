@@ -59,5 +59,5 @@ void subscribers_vacate(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++)
 		if (r->gone[i].bits && !r->no_memory)
-			topic_vacate(recovery_ring(r, i), &r->gone[i]);
+			r->out->subscribers += topic_vacate(recovery_ring(r, i), &r->gone[i]);
 }

@@ -235,7 +235,7 @@ struct topic_gone {
 };
 
 /* Frees them, after all buffers were swept. Not a later one that has died since, of which the sweep
- * may have left a bit. */
-void topic_vacate(const struct alf_ring *r, const struct topic_gone *gone);
+ * may have left a bit. Returns how many. */
+uint32_t topic_vacate(const struct alf_ring *r, const struct topic_gone *gone);
 
 #endif

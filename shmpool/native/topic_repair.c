@@ -83,8 +83,9 @@ bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, 
 	return false;
 }
 
-void topic_vacate(const struct alf_ring *r, const struct topic_gone *gone)
+uint32_t topic_vacate(const struct alf_ring *r, const struct topic_gone *gone)
 {
+	uint32_t vacated = 0;
 	for (uint32_t left = gone->bits; left; left &= left - 1) {
 		const uint32_t i = (uint32_t)__builtin_ctz(left);
 		struct topic_subscriber *s = &topic_of(r)->subscriber[i];
@@ -96,6 +97,7 @@ void topic_vacate(const struct alf_ring *r, const struct topic_gone *gone)
 		while ((alf_distance)(now - barred) > 0 &&
 		       !cas_seq_cst(&s->barred, &barred, now)) /* [TOPIC] */
 			;
-		cas_seq_cst(&s->state, &state, 0); /* [TOPIC] */
+		vacated += cas_seq_cst(&s->state, &state, 0); /* [TOPIC] */
 	}
+	return vacated;
 }

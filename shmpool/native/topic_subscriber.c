@@ -66,6 +66,7 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 		    uint32_t start, struct subscriber *s)
 {
 	const alf_position kept = alf_capacity(r);
+	uint64_t name[2];
 	if (policy >= TOPIC_POLICIES || policy == TOPIC_DROP_NEWEST || start > TOPIC_OLDEST)
 		return -EINVAL;
 	*s = (struct subscriber) { .r = r,
@@ -78,6 +79,10 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 	store_relaxed(&s->shared->policy, policy);
 	store_relaxed(&s->shared->pid, load_relaxed(&segment_holder(&p->segment, m)->pid));
 	store_relaxed(&s->shared->gaps, 0);
+	store_relaxed(&s->shared->held, 0);
+	process_name(name);
+	store_relaxed(&s->shared->name[0], name[0]);
+	store_relaxed(&s->shared->name[1], name[1]);
 	/* Holds publishers up, if it blocks, until the cursor is known. */
 	store_relaxed(&s->shared->cursor, alf_end(load_acquire(&r->q->prod)) - kept); /* [PROD] */
 	store_seq_cst(&s->shared->state, TOPIC_LIVE | s->token);                      /* [TOPIC] */
@@ -254,6 +259,7 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 		s->held += got > 0 ? (uint32_t)got : 0;
 		if (s->cursor != before) {
 			store_relaxed(&s->shared->gaps, s->gaps);
+			store_relaxed(&s->shared->held, (uint32_t)s->held);
 			if (s->policy == TOPIC_BLOCK)
 				store_seq_cst(&s->shared->cursor, s->cursor); /* [CURSOR] */
 			else
@@ -293,6 +299,8 @@ void topic_let_go(struct qmempool *p, struct member *m, struct subscriber *s,
 	}
 	take_turn(s);
 	s->held -= n < s->held ? n : s->held;
+	if (likely(s->shared))
+		store_relaxed(&s->shared->held, (uint32_t)s->held);
 	leave_if_done(s);
 	end_turn(s);
 }

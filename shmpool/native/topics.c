@@ -88,31 +88,3 @@ int64_t shmpool_unsubscribe(uint64_t key, struct subscriber *s)
 		topic_unsubscribe(s);
 	return error;
 }
-
-int shmpool_topic_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n)
-{
-	struct qmempool *p = opening_pool((uint32_t)pool);
-	if (!p)
-		return opening_missing((uint32_t)pool);
-	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
-	if (!r)
-		return queue_missing(p, (uint32_t)queue);
-	size_t got = 0;
-	for (uint32_t i = 0; topic_is(r) && i < SUBSCRIBERS_MAX && got < n; i++) {
-		const struct topic_subscriber *s = &topic_of(r)->subscriber[i];
-		const uint64_t state = load_acquire(&s->state); /* [TOPIC] */
-		if (!state)
-			continue;
-		const alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-		const alf_distance lag = (alf_distance)(prod - load_relaxed(&s->cursor));
-		out[got++] = (struct shmpool_subscriber_info) {
-			.pid = load_relaxed(&s->pid),
-			.policy = load_relaxed(&s->policy),
-			.lag = lag > 0 ? (uint64_t)lag : 0,
-			.gaps = load_relaxed(&s->gaps),
-			.closing = (state & TOPIC_STATE_MASK) == TOPIC_CLOSING,
-			.dead = (state & TOPIC_STATE_MASK) == TOPIC_DEAD,
-		};
-	}
-	return (int)opening_read((uint32_t)pool, (int64_t)got);
-}

@@ -26,7 +26,7 @@ from typing import (
 
 from .. import errors
 from ..messages import Message
-from ..options import PoolOptions, QueueOptions
+from ..options import PoolOptions, QueueOptions, TopicOptions
 from ..stats import Audit, Holder, Member, Recovery
 from . import wire
 from .records import Description, Pong, PoolStats, PoolSummary, Pruned, Version
@@ -98,7 +98,7 @@ class List(Request[list[PoolSummary]], method="list", slow=True):
 
 @dataclass(frozen=True)
 class Create(Request[Description], method="create", writes=True, slow=True):
-    """Creates a pool and its queues: all, or nothing if one of them cannot be created.
+    """Creates a pool, its queues and its topics: all, or nothing if one cannot be created.
 
     Raises: PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied, LimitReached.
     """
@@ -106,6 +106,7 @@ class Create(Request[Description], method="create", writes=True, slow=True):
     pool: str
     options: PoolOptions
     queues: dict[str, QueueOptions] = field(default_factory=dict)
+    topics: dict[str, TopicOptions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Destroy(Request[None], method="destroy", writes=True, slow=True):
 
 @dataclass(frozen=True)
 class Describe(Request[Description], method="describe"):
-    """Describes a pool: its geometry, its file, its queues.
+    """Describes a pool: its geometry, its file, its queues and topics.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied.
     """
@@ -131,7 +132,7 @@ class Describe(Request[Description], method="describe"):
 
 @dataclass(frozen=True)
 class GetStats(Request[PoolStats], method="stats"):
-    """Reports where a pool's buffers are, its queues, and its counters.
+    """Reports where a pool's buffers are, its queues and topics, and its counters.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied.
     """
@@ -151,7 +152,8 @@ class GetMembers(Request[list[Member]], method="members"):
 
 @dataclass(frozen=True)
 class GetHolders(Request[list[Holder]], method="holders", slow=True):
-    """Lists the threads that hold buffers: how many, for how long, and whether they are alive.
+    """Lists the threads that hold buffers: how many, for how long, and whether they are alive; and
+    the subscribers of topics that hold messages.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied; LimitReached if the pool is too large to be
     walked through in 0.5 s of processor time.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..geometry import Geometry
 from ..stats import Stats
-from ..view import File, QueueStats
+from ..view import File, QueueStats, TopicStats
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class PoolSummary:
     held: int = 0
     queued: int = 0
     queues: int = 0
+    topics: int = 0
     members: int = 0
     reserved: int = 0  # bytes of memory
     alarms: int = 0
@@ -55,6 +56,7 @@ class Description:
     geometry: Geometry
     file: File
     queues: list[QueueStats]
+    topics: list[TopicStats] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,10 @@ class Recoveries:
     last_at: float | None = None  # seconds since 1970
     last_s: float | None = None
     longest_s: float | None = None
+    subscribers: int = 0  # of topics
 
 
-AlarmKind = Literal["low-water", "queue-full", "held-long", "stopped"]
+AlarmKind = Literal["low-water", "queue-full", "topic-blocked", "held-long", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -88,18 +91,19 @@ class Alarm:
     """A condition that a person should check, while it lasts."""
 
     kind: AlarmKind
-    subject: str  # the pool, the queue, or the member it is about
+    subject: str  # the pool, the queue, the topic, or the member it is about
     since: float  # seconds since 1970
     message: str
 
 
 @dataclass(frozen=True)
 class PoolStats:
-    """A pool's statistics. The last two fields come from the daemon and are empty without one."""
+    """A pool's statistics. Recoveries and alarms come from the daemon and are empty without one."""
 
     pool: str
     at: float  # seconds since 1970
     buffers: Stats
     queues: list[QueueStats]
+    topics: list[TopicStats] = field(default_factory=list)
     recoveries: Recoveries = field(default_factory=Recoveries)
     alarms: list[Alarm] = field(default_factory=list)

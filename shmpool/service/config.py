@@ -22,10 +22,12 @@ from ..options import (
     Option,
     PoolOptions,
     QueueOptions,
+    TopicOptions,
     letters_in_a_circle,
     options_of,
     out_of_range,
     queue_refusals,
+    topic_refusals,
 )
 from ..os_errors import SHM, shared_memory, size_text
 from ..rpc import wire
@@ -97,6 +99,7 @@ class PoolConfig(Policy, PoolOptions):
     """[pools.NAME]"""
 
     queue: dict[str, QueueOptions] = field(default_factory=dict)  # by name
+    topic: dict[str, TopicOptions] = field(default_factory=dict)  # by name
 
 
 @dataclass(frozen=True)
@@ -324,10 +327,11 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         option, of_class, _ = refusal.option.partition("[")
         trouble.add((*path, option), str(refusal) if of_class else refusal.demand)
     else:
-        if len(pool.queue) > geometry.queues:
+        named = [("queue", name) for name in pool.queue] + [("topic", name) for name in pool.topic]
+        if len(named) > geometry.queues:
             trouble.add(
-                (*path, "queue", list(pool.queue)[geometry.queues]),
-                f"the pool can have {geometry.queues} queues; raise queues",
+                (*path, *named[geometry.queues]),
+                f"the pool can have {geometry.queues} queues and topics; raise queues",
             )
         sizes = Geometry.of(geometry).sizes
         # The rest takes memory when it is used.
@@ -358,6 +362,13 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
             trouble.add((*at, refusal.option), refusal.demand)
         if queue.dead_letter is not None and letter is None:
             trouble.add((*at, "dead_letter"), "the pool declares no such queue")
+    for topic_name, topic in pool.topic.items():
+        at = (*path, "topic", topic_name)
+        trouble.check(at, checked_name, topic_name, "topic")
+        for refusal in topic_refusals(topic):
+            trouble.add((*at, refusal.option), refusal.demand)
+        if topic_name in pool.queue:
+            trouble.add(at, "the pool declares a queue of the same name")
     if circle := letters_in_a_circle(pool.queue):
         trouble.add(
             (*path, "queue", circle[0], "dead_letter"),

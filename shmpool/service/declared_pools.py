@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pools that the configuration declares: creates them, adds missing queues, and refuses other
-users' files under their names.
+"""The pools that the configuration declares: creates them, adds missing queues and topics, and
+refuses other users' files under their names.
 """
 
 import logging
 import os
 import stat
 from collections.abc import Iterator
+from typing import Literal
 
 from .. import errors
 from ..geometry import Geometry, differences, does_not_fit, planned, taken_at_once
-from ..options import QueueOptions, keywords
+from ..options import QueueOptions, TopicOptions, keywords, queue_slots
 from ..os_errors import shared_memory, size_text
 from ..pool import Pool
 from ..pool_files import path_of, status_of
 from ..segment import group_id
-from ..view import QueueStats, View
+from ..view import QueueStats, TopicStats, View
 from . import handlers
 from .config import Config, ConfigError, PoolConfig
 
 log = logging.getLogger("shmpool")
+Kind = Literal["queue", "topic"]
 
 
 def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
@@ -41,7 +43,8 @@ def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
 def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
     """Returns the names of declared pools that exist, and why others are refused, by name.
 
-    ConfigError if an existing pool differs from its declaration, or has no room for its queues.
+    ConfigError if an existing pool differs from its declaration, or has no room for its queues and
+    topics.
     """
     there, refused, wrong = set(), {}, []
     for name, pool in config.pools.items():
@@ -68,13 +71,32 @@ def _differences(name: str, pool: PoolConfig) -> Iterator[tuple[tuple[str, ...],
     with View(name) as view:
         for option, declared, there in differences(pool, asked, view.geometry):
             yield ("pools", name, option), text.format(f"pool {name!r}", option, declared, there)
-        existing = {queue.name: queue for queue in view.queues()}
-    for queue_name in [name for name in pool.queue if name in existing]:
-        of = f"pool {name!r}, queue {queue_name!r}"
-        for option, declared in keywords(QueueOptions, pool.queue[queue_name]).items():
-            if declared != (there := getattr(existing[queue_name], option)):
-                key = "pools", name, "queue", queue_name, option
-                yield key, text.format(of, option, declared, there)
+        existing = _existing(view)
+    for part, (kind, options) in _declared(pool).items():
+        if part not in existing:
+            continue
+        key, of = ("pools", name, kind, part), f"pool {name!r}, {kind} {part!r}"
+        kind_there, figures = existing[part]
+        if kind != kind_there:
+            yield key, f"{of}: it exists as a {kind_there}"
+            continue
+        for option, declared in keywords(type(options), options).items():
+            if declared != (there := getattr(figures, option)):
+                yield (*key, option), text.format(of, option, declared, there)
+
+
+def _declared(pool: PoolConfig) -> dict[str, tuple[Kind, QueueOptions | TopicOptions]]:
+    """Returns the queues and topics that a pool is to have, by name."""
+    found: dict[str, tuple[Kind, QueueOptions | TopicOptions]] = {}
+    found |= {name: ("queue", options) for name, options in pool.queue.items()}
+    return found | {name: ("topic", options) for name, options in pool.topic.items()}
+
+
+def _existing(view: View) -> dict[str, tuple[Kind, QueueStats | TopicStats]]:
+    """Returns those that a pool has, by name."""
+    found: dict[str, tuple[Kind, QueueStats | TopicStats]] = {}
+    found |= {queue.name: ("queue", queue) for queue in view.queues()}
+    return found | {topic.name: ("topic", topic) for topic in view.topics()}
 
 
 def _refuse_too_many(config: Config, missing: list[str]) -> None:
@@ -91,7 +113,7 @@ def _refuse_too_many(config: Config, missing: list[str]) -> None:
 
 
 def make(config: Config) -> dict[str, str]:
-    """Creates the declared pools and queues that are missing: all, or none. ConfigError.
+    """Creates the declared pools, queues and topics that are missing: all, or none. ConfigError.
 
     Returns why pools are refused, by name, as refuse_differences().
     """
@@ -102,7 +124,7 @@ def make(config: Config) -> dict[str, str]:
             if name in there or name in refused:
                 continue
             try:
-                handlers.create_pool(name, pool, pool.queue)
+                handlers.create_pool(name, pool, pool.queue, pool.topic)
             except errors.PoolExists as error:  # another process was faster
                 refused[name] = str(error)
                 continue
@@ -120,34 +142,37 @@ def make(config: Config) -> dict[str, str]:
     return refused
 
 
-def _missing(
-    queues: list[QueueStats], declared: dict[str, QueueOptions]
-) -> dict[str, QueueOptions]:
-    there = {queue.name for queue in queues}
-    return {name: queue for name, queue in declared.items() if name not in there}
+def _missing(view: View, pool: PoolConfig) -> dict[str, Kind]:
+    """Returns which declared queues and topics the pool does not have."""
+    existing = _existing(view)
+    return {part: kind for part, (kind, _) in _declared(pool).items() if part not in existing}
 
 
 def _refuse_more_queues(name: str, config: Config) -> None:
-    """ConfigError if a pool has no room for its missing queues."""
+    """ConfigError if a pool has no room for its missing queues and topics."""
+    pool = config.pools[name]
     with View(name) as view:
-        queues = view.queues()
-        missing, room = (
-            _missing(queues, config.pools[name].queue),
-            view.geometry.queues - len(queues),
-        )
-    if len(missing) > room:
-        first = list(missing)[room]
+        missing, room = _missing(view, pool), view.free_queue_slots()
+    needed, declared = 0, _declared(pool)
+    for part, kind in missing.items():
+        needed += queue_slots(declared[part][1])
+        if needed <= room:
+            continue
         raise config.document.error(
-            ("pools", name, "queue", first), f"pool {name!r} has room for {room} more queues"
+            ("pools", name, kind, part), f"pool {name!r} has room for {room} more queues and topics"
         )
 
 
 def _complete(name: str, config: Config) -> None:
+    declared = config.pools[name]
     with View(name) as view:
-        missing = _missing(view.queues(), config.pools[name].queue)
+        missing = _missing(view, declared)
     if not missing:
         return
     with Pool.attach(name) as pool:
-        handlers.create_queues(pool, missing)
-        for queue_name in missing:
-            log.info("queue %s of pool %s created", queue_name, name)
+        queues = {part: one for part, one in declared.queue.items() if part in missing}
+        topics = {part: one for part, one in declared.topic.items() if part in missing}
+        handlers.create_queues(pool, queues)
+        handlers.create_topics(pool, topics)
+        for part, kind in missing.items():
+            log.info("%s %s of pool %s created", kind, part, name)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from .. import errors
-from ..options import PoolOptions, QueueOptions, keywords, letters_in_a_circle
+from ..options import PoolOptions, QueueOptions, TopicOptions, keywords, letters_in_a_circle
 from ..pool import Pool
 from ..pool_files import pool_names
 from ..pruning import survey
@@ -111,8 +111,8 @@ class RequestHandler:
                 return negotiate(request, self._package)
             case List():
                 return [self._summary(name) for name in self.names()]
-            case Create(name, options, queues):
-                create_pool(name, options, queues)
+            case Create(name, options, queues, topics):
+                create_pool(name, options, queues, topics)
                 with View(name) as view:
                     return _description(view)
             case Destroy(name):
@@ -165,7 +165,7 @@ class RequestHandler:
                 with Pool.attach(name, readonly=True) as pool:
                     counting = pool._counting({})
                     yield from counting.steps(limit)
-                    return counting.holders()
+                    return pool._holders(counting)
             case Recover(name):
                 with Pool.attach(name) as pool:
                     return (yield from recovering(pool._number, limit))
@@ -179,7 +179,7 @@ class RequestHandler:
             with View(name) as view:
                 if watched is not None and watched.inode != view.inode:
                     watched = None
-                stats, queues = view.stats(), view.queues()
+                stats, queues, topics = view.stats(), view.queues(), view.topics()
                 return PoolSummary(
                     name=name,
                     watched=watched is not None,
@@ -191,6 +191,7 @@ class RequestHandler:
                     held=stats.held,
                     queued=stats.queued,
                     queues=len(queues),
+                    topics=len(topics),
                     members=stats.members,
                     reserved=view.file().reserved,
                     alarms=len(watched.alarms.active()) if watched else 0,
@@ -200,13 +201,20 @@ class RequestHandler:
 
 
 def _description(view: View) -> Description:
-    return Description(view.name, view.geometry, view.file(), view.queues())
+    return Description(view.name, view.geometry, view.file(), view.queues(), view.topics())
 
 
-def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
-    """Creates a pool and its queues: all, or nothing. Raises as Pool.create and create_queue."""
+def create_pool(
+    name: str,
+    options: PoolOptions,
+    queues: dict[str, QueueOptions],
+    topics: dict[str, TopicOptions],
+) -> None:
+    """Creates a pool, its queues and its topics: all, or nothing. Raises as Pool.create,
+    create_queue and create_topic."""
     with Pool.create(name, unlink_on_close=True, **keywords(PoolOptions, options)) as pool:
         create_queues(pool, queues)
+        create_topics(pool, topics)
         pool._opened()._unlink_at_the_end(None)
 
 
@@ -220,3 +228,8 @@ def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
     while left:
         for name in [name for name, queue in left.items() if queue.dead_letter not in left]:
             pool.create_queue(name, **keywords(QueueOptions, left.pop(name)))
+
+
+def create_topics(pool: Pool, topics: dict[str, TopicOptions]) -> None:
+    for name, topic in topics.items():
+        pool.create_topic(name, **keywords(TopicOptions, topic))

@@ -22,6 +22,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from .. import errors
 from ..rpc.records import AlarmKind
+from ..topic import SubscriberState
 from .handlers import RequestHandler
 from .watched_pool import SECONDS, WatchedPool
 
@@ -32,7 +33,8 @@ PER_QUEUE = ("enqueue", "dequeue")  # counted for each queue, not for the pool
 _END = b"# EOF\n"  # of OpenMetrics
 
 Gauge, Counter = GaugeMetricFamily, CounterMetricFamily
-POOL, QUEUE = ("pool",), ("pool", "queue")
+POOL, QUEUE, TOPIC = ("pool",), ("pool", "queue"), ("pool", "topic")
+SUBSCRIBER = (*TOPIC, "subscriber", "pid", "name", "policy")
 # Type, name after "shmpool_", help and labels of each family.
 FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
     (InfoMetricFamily, "build", "The version of the daemon.", ()),
@@ -55,9 +57,19 @@ FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
      "it.", QUEUE),
     (Counter, "queue_dropped", "Buffers of a queue that were freed because the consumer that had "
      "got them died.", QUEUE),
+    (Gauge, "topic_depth", "The most messages that a topic keeps.", TOPIC),
+    (Gauge, "topic_kept", "Messages that a topic keeps.", TOPIC),
+    (Counter, "topic_published", "Messages published in a topic.", TOPIC),
+    (Gauge, "topic_waiting", "Publishers that wait, for a subscriber that blocks.", TOPIC),
+    (Gauge, "topic_subscribers", "Subscribers of a topic by state: alive, closing or dead.",
+     (*TOPIC, "state")),
+    (Gauge, "subscriber_lag", "Messages that a subscriber has not got yet.", SUBSCRIBER),
+    (Counter, "subscriber_gaps", "Messages that a subscriber has missed.", SUBSCRIBER),
+    (Gauge, "subscriber_held", "Messages that a subscriber has got and not let go.", SUBSCRIBER),
     (Gauge, "alarms", "Active alarms.", ("pool", "alarm")),
     (Counter, "recoveries", "Recoveries by this daemon.", POOL),
     (Counter, "recovered_members", "Dead members that were recovered.", POOL),
+    (Counter, "recovered_subscribers", "Dead subscribers of topics that were recovered.", POOL),
     (Counter, "recovered_buffers", "Buffers of dead members by outcome.", ("pool", "outcome")),
     (HistogramMetricFamily, "recovery_seconds", "Time from the detection of a dead member to the "
      "end of its recovery.", POOL),
@@ -91,7 +103,7 @@ async def exposition(handler: RequestHandler, package: str, kind: str) -> bytes:
 def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
     """Adds a pool's samples, or none if it is damaged: the supervisor will release it."""
     try:
-        stats, queues = pool.view.stats(), pool.view.queues()
+        stats, queues, topics = pool.view.stats(), pool.view.queues(), pool.view.topics()
         reserved = pool.view.file().reserved
     except errors.SegmentInvalid:
         return
@@ -118,6 +130,19 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
         add("ops", queue.dequeued, queue.name, "dequeue")
         add("queue_refused", queue.refused, queue.name)
         add("queue_dropped", queue.dropped, queue.name)
+    for topic in topics:
+        add("topic_depth", topic.depth, topic.name)
+        add("topic_kept", topic.kept, topic.name)
+        add("topic_published", topic.published, topic.name)
+        add("topic_waiting", topic.waiting, topic.name)
+        found = [one.state for one in topic.subscribers]
+        for state in get_args(SubscriberState):
+            add("topic_subscribers", found.count(state), topic.name, state)
+        for one in topic.subscribers:
+            who = topic.name, str(one.number), str(one.pid), one.name, one.policy
+            add("subscriber_lag", one.lag, *who)
+            add("subscriber_gaps", one.gaps, *who)
+            add("subscriber_held", one.held, *who)
     for op, count in stats.counters.items():
         if op not in PER_QUEUE:
             add("ops", count, "", op)
@@ -127,6 +152,7 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
     done = pool.recoveries
     add("recoveries", done.count)
     add("recovered_members", done.members)
+    add("recovered_subscribers", done.subscribers)
     add("recovered_buffers", done.buffers - done.requeued - done.dead_lettered, "freed")
     add("recovered_buffers", done.requeued, "requeued")
     add("recovered_buffers", done.dead_lettered, "dead-lettered")

@@ -280,13 +280,14 @@ class Supervisor:
                 with self._guarded("recovery", name):
                     what = await self.run(Recover(name))
                 now = time.monotonic()
-                if what is None or what.postponed or not what.members:
+                found = what is not None and (what.members or what.subscribers)
+                if what is None or what.postponed or not found:
                     _, pause = self._retry.get(name, (0.0, RETRY_S[0]))
                     rest = max(pause, RETRY_FACTOR * (now - began))
                     self._retry[name] = now + rest, min(pause * 2, RETRY_S[1])
                 else:
                     self._retry.pop(name, None)
-                if what is not None and what.members:
+                if what is not None and found:
                     self._record(name, what, now - since)
         finally:
             self._recovering.discard(name)
@@ -297,8 +298,9 @@ class Supervisor:
             return
         event = pool.recovered(what, seconds)
         log.info(
-            "pool %s recovered in %.1f ms: %d members, %d buffers, %d requeued, %d dead letters",
-            name, seconds * 1e3, what.members, what.buffers, what.requeued, what.dead_lettered,
+            "pool %s recovered in %.1f ms: %d members, %d subscribers, %d buffers, %d requeued, "
+            "%d dead letters", name, seconds * 1e3, what.members, what.subscribers, what.buffers,
+            what.requeued, what.dead_lettered,
         )  # fmt: skip
         for call in list(self.on_recovery):
             call(event)

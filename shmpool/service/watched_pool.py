@@ -46,6 +46,7 @@ class RecoveryEvent:
     buffers: int
     requeued: int
     dead_lettered: int
+    subscribers: int
 
 
 class WatchedPool:
@@ -110,6 +111,7 @@ class WatchedPool:
             buffers=before.buffers + what.buffers,
             requeued=before.requeued + what.requeued,
             dead_lettered=before.dead_lettered + what.dead_lettered,
+            subscribers=before.subscribers + what.subscribers,
             last_at=now,
             last_s=seconds,
             longest_s=max(seconds, before.longest_s or 0.0),
@@ -118,7 +120,7 @@ class WatchedPool:
         self.recovery_seconds_sum += seconds
         event = RecoveryEvent(
             self.recoveries.count, self.view.name, now, seconds,
-            what.members, what.buffers, what.requeued, what.dead_lettered,
+            what.members, what.buffers, what.requeued, what.dead_lettered, what.subscribers,
         )  # fmt: skip
         self.events.append(event)
         return event
@@ -129,7 +131,8 @@ class WatchedPool:
         suspended = [(pid, tid) for pid, tid in operating if is_suspended(pid, tid)]
         stats = self.view.stats()
         self._watch_trimmable(stats)
-        return self.alarms.update(self._clock(), self.policy, stats, self.view.queues(), suspended)
+        flows = self.view.queues(), self.view.topics()
+        return self.alarms.update(self._clock(), self.policy, stats, *flows, suspended)
 
     def inspect_holders(self, holders: list[Holder]) -> Changes:
         """Returns the alarms that the holders of buffers raise and clear."""
@@ -174,7 +177,8 @@ def _lock_in_use(path: str, inode: int) -> int:
 
 
 def stats_of(view: View, now: float, recoveries: Recoveries, alarms: list[Alarm]) -> PoolStats:
-    return PoolStats(view.name, now, view.stats(), view.queues(), recoveries, alarms)
+    figures = view.stats(), view.queues(), view.topics()
+    return PoolStats(view.name, now, *figures, recoveries, alarms)
 
 
 def is_suspended(pid: int, tid: int) -> bool:

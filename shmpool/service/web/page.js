@@ -2,12 +2,12 @@
 // The live page: draws the events of the daemon. Names are inserted as text, never as HTML.
 "use strict";
 
-const HISTORY = 120; // points of a queue's depth
+const HISTORY = 120; // points of a queue's depth, and of a topic's rate
 const STATES = [
   ["free", (b) => b.free], ["cached", (b) => b.cached], ["held", (b) => b.held],
   ["queued", (b) => b.queued], ["uncreated", (b) => b.capacity - b.created],
 ];
-const cards = new Map(); // pool name -> {node, bars, queues}
+const cards = new Map(); // pool name -> {node, bars, flows, published}
 const number = (n) => n.toLocaleString("en-US");
 
 function make(tag, text, kind) {
@@ -31,30 +31,57 @@ function card(name) {
     bars.set(state, [part, label.lastChild]);
   }
   document.getElementById("pools").prepend(node);
-  const made = { node, bars, queues: new Map() };
+  const made = { node, bars, flows: new Map(), published: new Map() };
   cards.set(name, made);
   return made;
 }
 
-function drawQueue(shown, queue) {
-  let known = shown.queues.get(queue.name);
+// Draws the next value of a queue or a topic. least is what fills the picture if no value is larger.
+function drawFlow(shown, name, value, least, what, text) {
+  let known = shown.flows.get(name);
   if (!known) {
-    const node = document.getElementById("queue").content.firstElementChild.cloneNode(true);
-    node.querySelector("figcaption").append(make("b", queue.name), make("span"));
-    shown.node.querySelector(".queues").append(node);
-    known = { node, depths: [] };
-    shown.queues.set(queue.name, known);
+    const node = document.getElementById("flow").content.firstElementChild.cloneNode(true);
+    node.querySelector("figcaption").append(make("b", name), make("span"));
+    shown.node.querySelector(".flows").append(node);
+    known = { node, values: [] };
+    shown.flows.set(name, known);
   }
-  known.depths.push(queue.depth);
-  if (known.depths.length > HISTORY) known.depths.shift();
-  const top = Math.max(...known.depths, queue.capacity / 64, 1);
-  const first = HISTORY - known.depths.length;
-  const points = known.depths.map((depth, i) => `${first + i},${(31 - (30 * depth) / top).toFixed(2)}`);
+  known.values.push(value);
+  if (known.values.length > HISTORY) known.values.shift();
+  const top = Math.max(...known.values, least, 1);
+  const first = HISTORY - known.values.length;
+  const points = known.values.map((one, i) => `${first + i},${(31 - (30 * one) / top).toFixed(2)}`);
   known.node.querySelector("polyline").setAttribute("points", points.join(" "));
   known.node.querySelector("path").setAttribute("d", `M${first},31 L${points.join(" L")} V31 Z`);
-  const text = `${number(queue.depth)} of ${number(queue.capacity)}`;
   known.node.querySelector("span").textContent = text;
-  known.node.querySelector("svg").setAttribute("aria-label", `depth of ${queue.name}: ${text}`);
+  known.node.querySelector("svg").setAttribute("aria-label", `${what} of ${name}: ${text}`);
+}
+
+function drawQueue(shown, queue) {
+  drawFlow(shown, queue.name, queue.depth, queue.capacity / 64, "depth",
+    `${number(queue.depth)} of ${number(queue.capacity)}`);
+}
+
+function drawTopic(shown, topic, at) {
+  const before = shown.published.get(topic.name);
+  shown.published.set(topic.name, { at, published: topic.published });
+  const seconds = before ? at - before.at : 0;
+  const rate = seconds > 0 ? Math.round((topic.published - before.published) / seconds) : 0;
+  drawFlow(shown, topic.name, rate, 0, "rate", `${number(rate)} published/s, ` +
+    `keeps ${number(topic.kept)} of ${number(topic.depth)}`);
+}
+
+function stateOf(subscriber) {
+  if (subscriber.dead) return "dead";
+  return subscriber.closing ? "closing" : "alive";
+}
+
+function drawRows(table, rows) {
+  table.querySelector("tbody").replaceChildren(...rows.map((cells) => {
+    const row = make("tr");
+    for (const cell of cells) row.append(make("td", cell));
+    return row;
+  }));
 }
 
 function drawPool(pool) {
@@ -75,12 +102,12 @@ function drawPool(pool) {
   shown.node.querySelector(".alarms").replaceChildren(
     ...pool.alarms.map((alarm) => make("li", `${alarm.kind}: ${alarm.subject}: ${alarm.message}`)));
   for (const queue of pool.queues) drawQueue(shown, queue);
-  shown.node.querySelector("tbody").replaceChildren(...pool.members.map((member) => {
-    const row = make("tr");
-    for (const cell of [member.number, member.pid, member.tid, number(member.held),
-      number(member.cached), member.operation || ""]) row.append(make("td", cell));
-    return row;
-  }));
+  for (const topic of pool.topics) drawTopic(shown, topic, pool.at);
+  drawRows(shown.node.querySelector(".subscribers"), pool.topics.flatMap((topic) =>
+    topic.subscribers.map((one) => [topic.name, one.number, one.pid, one.name, one.policy,
+      number(one.lag), number(one.gaps), number(one.held), stateOf(one)])));
+  drawRows(shown.node.querySelector(".members"), pool.members.map((member) => [member.number,
+    member.pid, member.tid, number(member.held), number(member.cached), member.operation || ""]));
 }
 
 function drawPools(pools) {
@@ -102,6 +129,7 @@ function drawRecovery(event) {
   const line = make("li", undefined, "fresh");
   const at = make("time", new Date(event.at * 1000).toLocaleTimeString());
   line.append(at, `${event.pool}: ${event.members} dead member${event.members === 1 ? "" : "s"}, ` +
+    (event.subscribers ? `${event.subscribers} subscriber${event.subscribers === 1 ? "" : "s"}, ` : "") +
     `${number(event.buffers)} buffers back in ${(event.seconds * 1000).toFixed(1)} ms` +
     (event.requeued ? `, ${number(event.requeued)} requeued` : "") +
     (event.dead_lettered ? `, ${number(event.dead_lettered)} dead letters` : ""));
