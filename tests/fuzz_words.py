@@ -14,10 +14,19 @@ from typing import Any
 import cffi
 
 NATIVE = Path(__file__).resolve().parent.parent / "shmpool" / "native"
-STRUCTS = ("segment_header", "member", "pool_shared", "alf_queue", "queue_slot", "buffer")
+STRUCTS = (
+    "segment_header",
+    "member",
+    "pool_shared",
+    "alf_queue",
+    "queue_slot",
+    "buffer",
+    "lane_table",
+)
 CACHE_LINE = 64
 RING_SLOTS = 1 << 20  # addresses of each queue's ring
 ALL_ONES = 2**64 - 1
+LANED = 4  # number of the queue with lanes
 
 
 def _without_comments(text: str) -> str:
@@ -159,6 +168,8 @@ class Segment:
             Row(f"ring.{i}", word["rings_offset"] + (i - 1) * RING_SLOTS * 8, 8, 16, 8)
             for i in range(1, named + 1)
         ]
+        table = word["rings_offset"] + (LANED - 1) * RING_SLOTS * 8
+        self.lanes = [Row(f"lanes.{n}", table + o, 8, 1, w) for n, o, w in _fields("lane_table")]
 
     def _classes(self, word: dict[str, int]) -> Iterator[SizeClass]:
         """Yields each size class: its parts lie in the order of the classes."""
@@ -223,6 +234,7 @@ class Segment:
             lambda: chance.choice(self.classes).extents,
             lambda: chance.choice(self.classes).free_ring,
             lambda: chance.choice(self.rings),
+            lambda: chance.choice(self.lanes),
             lambda: chance.choice(self.buffers),
             lambda: chance.choice(self.classes).buffers[0],
         )
@@ -237,6 +249,7 @@ class Segment:
         rows = [
             (self.queues, "queue.queue.", 4),
             (self.queues, "queue.state", 4),
+            (self.lanes, "lanes.", 1),
             (one.members, "member.", 4),
             (one.buffers, "buffer.", 20),
             ([one.free_ring], "free ring", 40),
