@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         Recoveries,
         Version,
     )
-    from .view import File, QueueStats, TopicStats
+    from .view import File, LaneStats, QueueStats, TopicStats
 
 __version__ = "0.1.0"
 
@@ -91,6 +91,7 @@ __all__ = [
     "Holder",
     "InvalidArgument",
     "JoinableQueue",
+    "LaneStats",
     "LimitReached",
     "Member",
     "Message",
@@ -157,7 +158,9 @@ if not TYPE_CHECKING:
 
             return getattr(mp, name)
         if name in __all__:
-            from .rpc import client, records  # records has the records of view, too
+            from . import view
+            from .rpc import client, records
 
-            return getattr(client if hasattr(client, name) else records, name)
+            homes = (client, records, view)
+            return getattr(next(home for home in homes if hasattr(home, name)), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

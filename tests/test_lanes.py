@@ -249,13 +249,13 @@ def test_lanes_are_added_where_producers_contend(make_pool: MakePool, start: Sta
     queue = with_lanes(make_pool, "auto")
     with View(queue.pool.name) as view:
         queue.send_many([b"0 0"] * 1024)
-        assert [1024] == [lane.capacity for lane in view.queues()[0].lanes]
+        assert [1024] == [lane.capacity for lane in view.queues()[0].lane_stats]
         queue.drain()
         for child in (children := [start(CONTENDER, queue.pool.name) for _ in range(4)]):
             assert "ready" == child.line()
-        while len(view.queues()[0].lanes) == 1:
+        while len(view.queues()[0].lane_stats) == 1:
             assert all(child.process.poll() is None for child in children)
-        lanes = view.queues()[0].lanes
+        lanes = view.queues()[0].lane_stats
         assert {1024 // len(lanes)} == {lane.capacity for lane in lanes}
     queue.shutdown()
     for child in children:
@@ -286,13 +286,14 @@ def test_what_is_shown(make_pool: MakePool) -> None:
     with View(queue.pool.name) as view:
         (stats,) = view.queues()
         assert (16, 3, 3, 0) == (stats.capacity, stats.depth, stats.enqueued, stats.dequeued)
-        assert [3, 0, 0, 0] == [lane.depth for lane in stats.lanes]
-        assert [4, 4, 4, 4] == [lane.capacity for lane in stats.lanes]
+        assert [3, 0, 0, 0] == [lane.depth for lane in stats.lane_stats]
+        assert [4, 4, 4, 4] == [lane.capacity for lane in stats.lane_stats]
+        assert 4 == stats.lanes
         assert [b"x"] * 2 == [m.payload for m in view.peek("q", 2, 9)]
     shown = shmpool_command("describe", queue.pool.name)
     assert ["q", "0", "3", "4", "3", "0", "0"] in [line.split() for line in shown.splitlines()]
     found = json.loads(shmpool_command("describe", queue.pool.name, "--json"))
-    assert 4 == len(found["queues"][0]["lanes"])
+    assert 4 == len(found["queues"][0]["lane_stats"])
 
 
 @pytest.mark.parametrize(
@@ -325,6 +326,6 @@ def test_each_lane_takes_one_of_the_queues(make_pool: MakePool) -> None:
     assert 3 == queue.lanes
     with pytest.raises(shmpool.LimitReached):
         pool.create_queue("r", capacity=64)
-    other = make_pool(buffer_size=64, capacity=64, queues=2)
+    other = make_pool(buffer_size=64, capacity=64, queues=3)
+    other.create_queue("p", capacity=64)
     assert 1 == other.create_queue("q", capacity=4096, lanes="auto").lanes
-    other.create_queue("r", capacity=4096)

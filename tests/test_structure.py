@@ -43,6 +43,7 @@ C_ORDER = [
     "member.h",
     "liveness.h",
     "qmempool.h",
+    "lanes.h",
     "queue.h",
     "topic.h",
     "requeue.h",
@@ -73,6 +74,8 @@ C_PLACE = {
     "ranges.c": "recovery.h",
     "sweep.c": "recovery.h",
     "subscribers.c": "recovery.h",
+    "queue_create.c": "queue.h",
+    "queue_view.c": "queue.h",
     "topic_subscriber.c": "topic.h",
     "topic_repair.c": "topic.h",
     "recover_due.c": "recover.h",
@@ -85,6 +88,7 @@ C_PLACE = {
     "figures.c": "lookup.h",
     "waker.c": "helper.h",
     "topics.c": "lookup.h",
+    "queues.c": "lookup.h",
 }
 # The prefix of a file's functions, if it is not the file's name.
 C_PREFIX = {
@@ -98,6 +102,8 @@ C_PREFIX = {
     "blocking_alloc.c": "blocking",
     "blocking_topic.c": "blocking",
     "topic.h": "topic|hold",
+    "queue_create.c": "queue",
+    "queue_view.c": "queue",
     "topic_subscriber.c": "topic",
     "topic_repair.c": "topic",
     "bulk.c": "shmpool",
@@ -106,6 +112,7 @@ C_PREFIX = {
     "figures.c": "shmpool|audit",
     "waker.c": "shmpool",
     "topics.c": "shmpool",
+    "queues.c": "shmpool",
     "lookup.h": r"\w+",
 }
 # Modules of the package, except the benchmark. Each imports only modules before it.
@@ -170,6 +177,7 @@ TAGGED = {
     "CURSOR": "cursor",
     "GATE": "gate|prod",
     "TOPIC": "state|barred|word",
+    "LANES": "active|state",
 }
 WRITER = "write|wrote|store|move|raise|set|lock|take|add|clear|count"
 READER = "read|see|load|find|look|poll|inspect"

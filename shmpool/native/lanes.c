@@ -4,114 +4,11 @@
  */
 #include "lanes.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-#include "queue.h"
 #include "wait.h"
-
-static struct lane_table *table_of(const struct qmempool *p, uint32_t queue)
-{
-	return (struct lane_table *)queue_slots(p, queue);
-}
 
 uint32_t lanes_room(uint32_t capacity, uint32_t lanes)
 {
 	return (capacity + lanes - 1) / lanes;
-}
-
-/* Makes one lane in a free queue slot. Returns its number. */
-static int make_one(struct qmempool *p, struct member *m, uint32_t queue, uint32_t room,
-		    uint32_t flags)
-{
-	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
-		struct queue_slot *slot = segment_queue(&p->segment, i);
-		uint64_t seen = 0;
-		if (load_relaxed(&slot->state) ||
-		    !cas_seq_cst(&slot->state, &seen, m->tag | QUEUE_LANE)) /* [QUEUE] */
-			continue;
-		store_relaxed(&slot->laned, queue);
-		int error = queue_reset(p, i, room, flags);
-		if (!error)
-			return (int)i;
-		store_seq_cst(&slot->state, 0); /* [QUEUE] */
-		return error;
-	}
-	return -ENFILE;
-}
-
-void lanes_unmake(struct qmempool *p, struct member *m, uint32_t queue)
-{
-	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
-		struct queue_slot *slot = segment_queue(&p->segment, i);
-		uint64_t mine = m->tag | QUEUE_LANE;
-		if (load_relaxed(&slot->state) == mine && load_relaxed(&slot->laned) == queue)
-			cas_seq_cst(&slot->state, &mine, 0); /* [QUEUE] */
-	}
-}
-
-int lanes_make(struct qmempool *p, struct member *m, uint32_t queue, uint32_t capacity,
-	       uint32_t lanes, uint32_t flags)
-{
-	struct lane_table *t = table_of(p, queue);
-	const bool grow = flags & ALF_LANES_GROW;
-	const uint32_t room = grow ? capacity : lanes_room(capacity, lanes);
-	flags = (flags & ALF_ON_DEMAND) | ALF_LANE;
-	t->lanes = lanes;
-	store_relaxed(&t->active, grow ? 1 : lanes);
-	for (uint32_t i = 0; i < lanes; i++) {
-		int number = make_one(p, m, queue, room, flags);
-		if (number < 0) {
-			lanes_unmake(p, m, queue);
-			return number;
-		}
-		t->number[i] = (uint16_t)number;
-	}
-	return 0;
-}
-
-bool lanes_listed(const struct qmempool *p, uint32_t number)
-{
-	const uint32_t queue = load_relaxed(&segment_queue(&p->segment, number)->laned);
-	if (queue == 0 || queue > p->segment.geometry.queues)
-		return false;
-	const struct queue_slot *slot = segment_queue(&p->segment, queue);
-	if (load_acquire(&slot->state) != QUEUE_READY || /* [QUEUE] [LANES] */
-	    !(load_relaxed(&slot->queue.flags) & ALF_LANED))
-		return false;
-	const struct lane_table *t = table_of(p, queue);
-	const uint32_t n = load_relaxed(&t->lanes);
-	for (uint32_t i = 0; i < n && i < LANES_MAX; i++)
-		if (load_relaxed(&t->number[i]) == number)
-			return true;
-	return false;
-}
-
-uint32_t lanes_share(struct qmempool *p, const struct alf_ring *r)
-{
-	const struct alf_ring *queue = r->queue == r->id ? NULL : queue_ring(p, r->queue);
-	if (!queue || !(queue->flags & ALF_LANES_GROW))
-		return alf_room(r);
-	return lanes_room(alf_room(queue), lanes_active(queue->lanes));
-}
-
-bool lanes_whole(const struct qmempool *p, uint32_t queue)
-{
-	const struct lane_table *t = table_of(p, queue);
-	const uint32_t n = load_relaxed(&t->lanes);
-	for (uint32_t i = 0; i < n && n <= LANES_MAX; i++) {
-		const uint32_t number = load_relaxed(&t->number[i]);
-		if (number == 0 || number > p->segment.geometry.queues)
-			return false;
-		const struct queue_slot *slot = segment_queue(&p->segment, number);
-		const uint32_t flags = load_relaxed(&slot->queue.flags);
-		const uint64_t state = load_relaxed(&slot->state);
-		if (state == QUEUE_READY || !(state & QUEUE_LANE) ||
-		    load_relaxed(&slot->laned) != queue || !queue_room(slot) ||
-		    (flags & (ALF_LANE | ALF_LANED)) != ALF_LANE)
-			return false;
-	}
-	return n && n <= LANES_MAX;
 }
 
 /* Shares the capacity out to the lanes in use, for this process. Several threads may do so at once,
@@ -121,55 +18,11 @@ static void share_out(struct lanes *l, uint32_t active)
 	const uint64_t room = lanes_room(alf_room(&l->ring), active);
 	for (uint32_t i = 0; i < l->n; i++) {
 		uint64_t had = load_relaxed(&l->lane[i]->room);
-		while (had > room && !cas_seq_cst(&l->lane[i]->room, &had, room))
+		while (had > room &&
+		       !cas_seq_cst(&l->lane[i]->room, &had, room)) /* pairs with another's */
 			;
 	}
 	store_relaxed(&l->active, active);
-}
-
-struct lanes *lanes_bind(struct qmempool *p, uint32_t queue)
-{
-	struct lane_table *t = table_of(p, queue);
-	const struct queue_slot *slot = segment_queue(&p->segment, queue);
-	const uint32_t n = load_relaxed(&t->lanes), room = queue_room(slot);
-	struct lanes *l = NULL;
-	if (room && n && n <= LANES_MAX)
-		l = calloc(1, sizeof(*l) + p->segment.members * sizeof(l->user[0]));
-	if (!l)
-		return NULL;
-	l->table = t;
-	l->n = n;
-	l->members = p->segment.members;
-	for (uint32_t i = 0; i < n; i++) {
-		l->lane[i] = queue_lane(p, load_relaxed(&t->number[i]), queue);
-		if (!l->lane[i]) {
-			free(l);
-			return NULL;
-		}
-	}
-	/* As small as a ring can be: nobody puts into it. */
-	alf_bind(&l->ring, (struct alf_queue *)&slot->queue, queue_slots(p, queue),
-		 ALF_CAPACITY_MIN, room, queue, load_relaxed(&slot->queue.flags) | ALF_LANED);
-	l->ring.lanes = l;
-	if (lanes_room(room, n) < l->ring.bulk)
-		l->ring.bulk = lanes_room(room, n);
-	return l;
-}
-
-void lanes_belong(const struct qmempool *p, struct alf_ring *r)
-{
-	const uint32_t queue = load_relaxed(&segment_queue(&p->segment, r->id)->laned);
-	if (queue == 0 || queue > p->segment.geometry.queues)
-		return; /* corrupted since */
-	struct queue_slot *slot = segment_queue(&p->segment, queue);
-	const uint32_t n = load_relaxed(&table_of(p, queue)->lanes), room = queue_room(slot);
-	if (!room || !n)
-		return;
-	const uint32_t bulk = lanes_room(room, n);
-	r->queue = queue;
-	r->data_wait = &slot->queue.data_wait;
-	if (bulk < r->bulk)
-		r->bulk = bulk;
 }
 
 static struct lane_user *user_of(struct lanes *l, const struct member *m)

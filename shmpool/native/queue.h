@@ -80,9 +80,18 @@ static inline uint64_t *queue_slots(const struct qmempool *p, uint32_t number)
 	       (uint64_t)(number - 1) * ALF_CAPACITY_MAX;
 }
 
-/* Makes an empty ring of room messages in a queue slot that the caller creates, with its memory.
- * Returns 0, -EINVAL, or what segment_reserve() returns. */
-int queue_reset(const struct qmempool *p, uint32_t number, uint32_t room, uint32_t flags);
+/* Returns the table of a queue with lanes. */
+static inline struct lane_table *queue_lanes(const struct qmempool *p, uint32_t number)
+{
+	return (struct lane_table *)queue_slots(p, number);
+}
+
+/* Reserves the memory of n slots of a ring, from slot first on. Returns what segment_reserve()
+ * returns. */
+int queue_reserve(const struct qmempool *p, const struct alf_ring *r, uint32_t first, uint32_t n);
+
+/* True if a queue lists the slot with that number as its lane. */
+bool queue_listed(const struct qmempool *p, uint32_t number);
 
 /* True if there is a queue with that number. Then queue_ring() returns NULL only for want of
  * memory. */
@@ -90,6 +99,91 @@ bool queue_exists(struct qmempool *p, uint32_t number);
 
 /* Returns why queue_ring() returned NULL: -ENOMEM or -ENOENT. */
 int queue_missing(struct qmempool *p, uint32_t number);
+
+/* Returns the ring into which m puts: its lane, or the queue itself if it has no lanes. */
+static inline const struct alf_ring *queue_in(const struct member *m, const struct alf_ring *r)
+{
+	return likely(!lanes_are(r)) ? r : lanes_in(m, r);
+}
+
+/* Returns the k-th ring that has messages of the queue, or NULL. */
+static inline const struct alf_ring *queue_part(const struct alf_ring *r, uint32_t k)
+{
+	if (likely(!lanes_are(r)))
+		return k ? NULL : r;
+	return k < r->lanes->n ? r->lanes->lane[k] : NULL;
+}
+
+/* Returns how many messages a queue or a lane holds now. */
+uint32_t queue_share(struct qmempool *p, const struct alf_ring *r);
+
+/* Returns how many messages there are, reserved positions included. */
+static inline uint64_t queue_count(const struct alf_ring *r)
+{
+	const struct alf_ring *part;
+	uint64_t n = 0;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+		n += alf_count(part);
+	return n;
+}
+
+static inline bool queue_empty(const struct alf_ring *r)
+{
+	const struct alf_ring *part;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+		if (!alf_empty(part))
+			return false;
+	return true;
+}
+
+/* Returns the sum of the positions that were reserved. Each of them only grows, so if the sum has
+ * not changed, none has. */
+static inline alf_position queue_reserved(const struct alf_ring *r)
+{
+	const struct alf_ring *part;
+	alf_position n = 0;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+		n += alf_end(load_acquire(&part->q->prod)); /* [PROD] */
+	return n;
+}
+
+/* True if all lanes were empty at the same time. queue_empty() may miss a message that was taken
+ * from a lane that it has not read yet and put back into one that it has. */
+static inline bool queue_drained(const struct alf_ring *r)
+{
+	const alf_position before = queue_reserved(r);
+	return queue_empty(r) && queue_reserved(r) == before;
+}
+
+/* What a sleeper that is counted sees: whether positions are reserved that no consumer has taken,
+ * and whether the queue is closed. Then it also makes that known, since the member that closed it
+ * may have been killed before. */
+struct queue_seen {
+	bool reserved;
+	bool closed;
+};
+static inline struct queue_seen queue_see(const struct alf_ring *r)
+{
+	struct queue_seen seen = { false, false };
+	seen.closed = load_seq_cst(&r->q->prod) & ALF_CLOSED; /* [WAIT] */
+	const struct alf_ring *part;
+	for (uint32_t k = 0; !seen.reserved && (part = queue_part(r, k)); k++)
+		seen.reserved = alf_end(load_seq_cst(&part->q->prod)) != /* [WAIT] */
+				load_seq_cst(&part->q->cons);            /* [WAIT] */
+	if (unlikely(seen.closed))
+		store_relaxed(&r->q->ended, 1);
+	return seen;
+}
+
+/* True if a message is published at the head of one of them. */
+static inline bool queue_ready(const struct alf_ring *r)
+{
+	const struct alf_ring *part;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+		if (alf_ready(part, 0))
+			return true;
+	return false;
+}
 
 /* Releases m's single-producer and single-consumer role, if it has one. */
 void queue_release(const struct alf_ring *r, const struct member *m);
@@ -100,9 +194,9 @@ void queue_release(const struct alf_ring *r, const struct member *m);
 int queue_shutdown(const struct alf_ring *r, const struct member *m);
 
 /* Puts n buffers, all or none. r is what queue_in() returned. Returns 0; -ENOBUFS if there is no
- * room; -EPIPE after queue_shutdown(); -EMSGSIZE if n is over r->bulk; what segment_reserve() returns if there is no
- * memory for the ring; -EBUSY if another member has the single-producer role; -EINVAL, -ESTALE,
- * -EPERM for a handle that m may not put (qmempool_check()). */
+ * room; -EPIPE after queue_shutdown(); -EMSGSIZE if n is over r->bulk; what segment_reserve()
+ * returns if there is no memory for the ring; -EBUSY if another member has the single-producer
+ * role; -EINVAL, -ESTALE, -EPERM for a handle that m may not put (qmempool_check()). */
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 

@@ -97,7 +97,7 @@ static void recover_makers(struct recovery *r)
 		uint64_t *state = &segment_queue(s, i)->state,
 			 maker = load_acquire(state); /* [QUEUE] */
 		if (maker != QUEUE_READY && recovery_dead(r, maker) &&
-		    !(maker & QUEUE_LANE && lanes_listed(r->p, i)))
+		    !(maker & QUEUE_LANE && queue_listed(r->p, i)))
 			cas_seq_cst(state, &maker, 0); /* [QUEUE] */
 	}
 }

@@ -245,7 +245,7 @@ bool scene_settled(uint32_t number)
 {
 	const uint64_t state = segment_queue(&scene.pool.segment, number)->state;
 	return state == 0 || state == QUEUE_READY ||
-	       (state & QUEUE_LANE && lanes_listed(&scene.pool, number));
+	       (state & QUEUE_LANE && queue_listed(&scene.pool, number));
 }
 
 /* Records a message that a survivor got, and frees it. */

@@ -626,7 +626,7 @@ static void check_names(void)
 	for (uint32_t i = 1; i <= world_segment.geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(&world_segment, i);
 		DEMAND(slot->state == 0 || slot->state == QUEUE_READY ||
-		       lanes_listed(&world_actors[LAST].pool, i));
+		       queue_listed(&world_actors[LAST].pool, i));
 		SAME(0, slot->queue.producer);
 		SAME(0, slot->queue.consumer);
 		SAME(0, slot->queue.data_wait & WAIT_COUNT_MASK);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_lanes.c - queues with lanes: what is created, which lane each put and get chooses, what wakes
- * whom, how lanes are added, and what a corrupted table can do. Deaths: kill_points.c, steer_pool.c.
+ * test_lanes.c - queues with lanes: what is created, which lane each put and get chooses, what
+ * wakes whom, how lanes are added, and what a corrupted table can do. Deaths: kill_points.c,
+ * steer_pool.c.
  *
  * Usage: test_lanes
  */

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * queues.c - the calls of shmpool.h and binding.h about queues as a whole.
+ */
+#include <string.h>
+
+#include "lookup.h"
+#include "recover.h"
+#include "unfinished.h"
+
+int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
+			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
+{
+	struct lookup c;
+	struct queue_on_death policy = { on_death, dead_letter, max_redeliveries };
+	int error = lookup_pool((uint32_t)pool, &c);
+	return error ? error : queue_create(c.p, c.m, name, capacity, flags, &policy);
+}
+
+int shmpool_queue_find(int pool, const char *name)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	return p ? (int)opening_read((uint32_t)pool, queue_find(p, name)) :
+		   opening_missing((uint32_t)pool);
+}
+
+int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
+	if (!r)
+		return queue_missing(p, (uint32_t)queue);
+	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
+	info->name[sizeof(info->name) - 1] = 0;
+	info->capacity = queue_share(p, r);
+	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
+	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
+	info->on_demand = !!(r->flags & ALF_ON_DEMAND);
+	info->count = (uint32_t)queue_count(r);
+	info->topic = !!(r->flags & ALF_TOPIC);
+	info->waiting = load_relaxed(&r->q->room_wait) & WAIT_COUNT_MASK;
+	const struct queue_slot *slot = segment_queue(&p->segment, r->id);
+	info->producer = load_relaxed(&r->q->producer) & TAG_NUMBER_MASK;
+	info->consumer = load_relaxed(&r->q->consumer) & TAG_NUMBER_MASK;
+	info->on_death = slot->on_death;
+	info->dead_letter = slot->dead_letter;
+	info->max_redeliveries = slot->max_redeliveries;
+	info->laned = r->queue == r->id ? 0 : r->queue;
+	info->lanes = lanes_are(r) ? r->lanes->n : 0;
+	info->active = lanes_are(r) ? lanes_active(r->lanes) : 0;
+	info->grows = !!(r->flags & ALF_LANES_GROW);
+	info->bulk = r->bulk;
+	info->enqueued = info->dequeued = info->lost = 0;
+	const struct alf_ring *part;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++) {
+		info->enqueued += alf_end(load_relaxed(&part->q->prod)) - alf_capacity(part);
+		info->dequeued += load_relaxed(&part->q->cons) - alf_capacity(part);
+		info->lost += load_relaxed(&part->q->lost);
+	}
+	info->refused = load_relaxed(&slot->refused);
+	info->dropped = load_relaxed(&slot->dropped);
+	return (int)opening_read((uint32_t)pool, 0);
+}
+
+/* Looks up a queue of a pool, both by number. */
+static int lookup_number(int pool, int queue, struct lookup *c)
+{
+	int error = lookup_pool((uint32_t)pool, c);
+	if (error)
+		return error;
+	c->ring = queue_ring(c->p, (uint32_t)queue);
+	return c->ring ? 0 : queue_missing(c->p, (uint32_t)queue);
+}
+
+int shmpool_queue_shutdown(int pool, int queue)
+{
+	struct lookup c;
+	int error = lookup_number(pool, queue, &c);
+	return error ? error : queue_shutdown(c.ring, c.m);
+}
+
+int shmpool_queue_lane(int pool, int queue)
+{
+	struct lookup c;
+	int error = lookup_number(pool, queue, &c);
+	return error ? error : (int)queue_in(c.m, c.ring)->id;
+}
+
+int shmpool_queue_lanes(int pool, int queue, uint32_t *out, size_t n)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	uint32_t k = 0;
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue), *part;
+	if (!r)
+		return queue_missing(p, (uint32_t)queue);
+	const uint32_t most = lanes_are(r) ? lanes_active(r->lanes) : 1;
+	for (; k < most && k < n && (part = queue_part(r, k)); k++)
+		out[k] = part->id;
+	return (int)opening_read((uint32_t)pool, k);
+}
+
+int shmpool_queue_ended(int pool, int queue)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
+	return (int)opening_read((uint32_t)pool,
+				 r ? alf_closed(r) : queue_missing(p, (uint32_t)queue));
+}
+
+int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t deadline)
+{
+	struct lookup c;
+	int64_t end = wait_slice_end(deadline);
+	int error = lookup_number(pool, queue, &c);
+	if (error)
+		return error;
+	const enum unfinished what = producers ? UNFINISHED_PRODUCERS : UNFINISHED_MESSAGES;
+	if (what == UNFINISHED_PRODUCERS && deadline == WAIT_NEVER) {
+		struct shmpool_recovery done;
+		recover(c.p, c.m, &done); /* a dead one is no producer any more */
+	}
+	const int64_t n = unfinished_wait(c.p, c.m, c.ring, what, end);
+	return n > 0 && end != deadline ? -EINTR : n;
+}
+
+int64_t shmpool_queue_count(uint64_t key)
+{
+	struct qmempool *p = opening_pool(key_pool(key));
+	if (!p)
+		return opening_missing(key_pool(key));
+	const struct alf_ring *r = queue_ring(p, key_queue(key));
+	return opening_read(key_pool(key),
+			    r ? (int64_t)queue_count(r) : queue_missing(p, key_queue(key)));
+}
+
+int64_t shmpool_queue_empty(uint64_t key)
+{
+	struct qmempool *p = opening_pool(key_pool(key));
+	if (!p)
+		return opening_missing(key_pool(key));
+	const struct alf_ring *r = queue_ring(p, key_queue(key));
+	return opening_read(key_pool(key), r ? !queue_ready(r) : queue_missing(p, key_queue(key)));
+}
+
+int shmpool_queue_release(int pool, int queue)
+{
+	struct lookup c;
+	int error = lookup_number(pool, queue, &c);
+	if (!error)
+		queue_release(c.ring, c.m);
+	return error;
+}
