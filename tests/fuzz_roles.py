@@ -188,7 +188,7 @@ class Worker:
             "alloc_many": lambda: held.append(pool.alloc_many(chance.randrange(1, 70), wait, size)),
             "free": lambda: held and held.pop(chance.randrange(len(held))).free(),
             "use": lambda: held and self._use(chance.choice(held), chance),
-            "queue": lambda: pool.queue(chance.choice(("q0", "q1", "q2"))),
+            "queue": lambda: pool.queue(chance.choice(("q0", "q1", "q2", "q3"))),
             "queues": lambda: self.queues.__setitem__(slice(None), pool.queues()),
             "create_queue": lambda: pool.create_queue(f"n{chance.randrange(9)}", capacity=8),
             "stats": pool.stats,

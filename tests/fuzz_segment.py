@@ -37,17 +37,20 @@ from typing import Any
 
 import shmpool
 from tests.fuzz_roles import CALL_S, HANG_S, processor_time
-from tests.fuzz_words import TOPIC_DEPTH, Row, Segment, SizeClass, Word
+from tests.fuzz_words import LANED, TOPIC_DEPTH, Row, Segment, SizeClass, Word
 
 ROUND_TRIALS = 10
-CRAFTED = ("nowhere", "stale", "queues", "dead", "full", "chains", "circle", "holders")
+CRAFTED = (
+    *("nowhere", "stale", "queues", "dead", "full", "chains", "circle", "holders"),
+    "lanes",
+)
 TRUNCATED = 0.2  # share of the rounds that end so
 STEPS = 6  # calls of each worker after a trial
 WORKERS = 2
 GROWN = 64 << 20  # bytes by which the memory of a process may grow
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("ls", "describe", "stats", "audit", "members", "holders", "doctor", "recover")
-POOL: dict[str, Any] = {"buffer_size": 64, "headroom": 8, "capacity": 64, "members": 6, "queues": 4}
+POOL: dict[str, Any] = {"buffer_size": 64, "headroom": 8, "capacity": 64, "members": 6, "queues": 8}
 SIZES = {"buffer_size": [64, 256, 4096], "capacity": [64, 64, 16]}
 EIGHT = {"buffer_size": [64 << k for k in range(8)], "capacity": [64, 32, 16, 16, 8, 4, 2, 2]}
 POOLS: tuple[tuple[int, dict[str, Any]], ...] = (  # how often, and what
@@ -280,6 +283,14 @@ def craft(segment: Segment, crafted: Sequence[str], chance: random.Random) -> Tr
             value = {"subscriber.state": 1 << 62 | 3, "subscriber.policy": 0, "topic.gate": 0}
             for i in range(row.count * (row.name in value)):
                 segment.write(row.word(i), value[row.name])
+    elif what == "lanes":  # queues, and their lanes, are lanes of each other
+        flags, state = chance.choice((16, 48, 80)), chance.choice((2**64 - 1, 1 << 33 | 1))
+        segment.fill("queue.queue.flags", lambda i: flags)
+        segment.fill("queue.state", lambda i: state if i > LANED else 2**64 - 1)
+        segment.fill("queue.laned", lambda i: LANED)
+        for row in segment.lanes:
+            if "number" in row.name:
+                segment.write(row.word(0), chance.choice((LANED, LANED + 1, LANED + 2)))
     for one in segment.classes:
         craft_class(segment, what, chance, one)
     return Trial(f"crafted: {what}")
@@ -383,6 +394,7 @@ class Fuzz:
                 "q2", capacity=8, on_death="requeue", dead_letter="q0", max_redeliveries=2
             )
             pool.create_topic("news", depth=TOPIC_DEPTH)
+            pool.create_queue("q3", capacity=8, on_death="requeue", lanes=2)
             pool.close()
             segment = Segment(f"/dev/shm/shmpool.{name}")
             try:

@@ -15,11 +15,12 @@ import cffi
 
 NATIVE = Path(__file__).resolve().parent.parent / "shmpool" / "native"
 STRUCTS = ("segment_header", "member", "pool_shared", "alf_queue", "queue_slot", "buffer")
-STRUCTS += ("topic_subscriber", "topic")
+STRUCTS += ("topic_subscriber", "topic", "lane_table")
 TOPIC_SLOT, TOPIC_DEPTH = 4, 8  # of the topic, if the pool has one
 CACHE_LINE = 64
 RING_SLOTS = 1 << 20  # addresses of each queue's ring
 ALL_ONES = 2**64 - 1
+LANED = 5  # number of the queue with lanes
 
 
 def _without_comments(text: str) -> str:
@@ -161,6 +162,8 @@ class Segment:
             Row(f"ring.{i}", word["rings_offset"] + (i - 1) * RING_SLOTS * 8, 8, 16, 8)
             for i in range(1, named + 1)
         ]
+        table = word["rings_offset"] + (LANED - 1) * RING_SLOTS * 8
+        self.lanes = [Row(f"lanes.{n}", table + o, 8, 1, w) for n, o, w in _fields("lane_table")]
 
         self.topic = list(self._topic(word["rings_offset"])) if named >= TOPIC_SLOT else []
 
@@ -240,6 +243,7 @@ class Segment:
             lambda: chance.choice(self.classes).extents,
             lambda: chance.choice(self.classes).free_ring,
             lambda: chance.choice(self.rings),
+            lambda: chance.choice(self.lanes),
             lambda: chance.choice(self.buffers),
             lambda: chance.choice(self.classes).buffers[0],
             lambda: chance.choice(self.topic or self.queues),
@@ -255,6 +259,7 @@ class Segment:
         rows = [
             (self.queues, "queue.queue.", 4),
             (self.queues, "queue.state", 4),
+            (self.lanes, "lanes.", 1),
             (one.members, "member.", 4),
             (one.buffers, "buffer.", 20),
             ([one.free_ring], "free ring", 40),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import shmpool
+from shmpool.options import Lanes
 from tests.storm_ledger import Ledger
 from tests.storm_log import COUNT, DOING, QUEUES, STOP, UNKNOWN, Doing, Log, Packets
 from tests.storm_worker import Role, Worker, start
@@ -97,6 +98,7 @@ class Round:
 
     def __init__(self, options: Options, number: int, kills: int, figures: Figures) -> None:
         self.options, self.kills, self.figures = options, kills, figures
+        self.number = number
         self.rng = random.Random(f"{options.seed}/{number}")
         size, several = options.size or SIZES[number % len(SIZES)], self.rng.random() < 0.5
         classes = options.classes or (self.rng.randint(2, CLASSES_MOST) if several else 1)
@@ -132,7 +134,7 @@ class Round:
             cache_size=[self.rng.choice((0, 0, 16, 32)) for _ in self.packets.rooms],
             refill_multiplier=1,
             members=2 * self.options.workers + 2,
-            queues=8,
+            queues=24,  # those of lanes included
         )
         shmpool.Pool.unlink(name)  # the workers have it from their fork
         return pool
@@ -142,13 +144,15 @@ class Round:
         if self.on_demand:
             n = ON_DEMAND_CAPACITY
             make = functools.partial(make, memory="on-demand")
-        letters = [make(f"letter-{i}", capacity=n) for i in (1, 2)]
+        lanes = self.lanes(n)
+        letters = [make(f"letter-{i}", capacity=n, lanes=lanes()) for i in (1, 2)]
         producers, consumers, on_death = self.rng.choice(SINGLE)
         queues = [
-            make("free", capacity=n),
+            make("free", capacity=n, lanes=lanes()),
             make(
                 "requeue",
                 capacity=n,
+                lanes=lanes(),
                 on_death="requeue",
                 dead_letter=letters[0],
                 max_redeliveries=MAX_REDELIVERIES,
@@ -163,6 +167,15 @@ class Round:
             ),
         ]
         return queues, letters
+
+    def lanes(self, capacity: int) -> Callable[[], Lanes]:
+        """Returns what chooses the lanes of a queue: none in half of the rounds. A lane has room
+        for the largest burst."""
+        own = random.Random(f"{self.options.seed}/{self.number}/lanes")
+        if own.random() < 0.5:
+            return lambda: 1
+        some: tuple[Lanes, ...] = (1, 2, 2, "auto" if capacity > QUEUE_CAPACITY else 2)
+        return lambda: own.choice(some)
 
     def run(self) -> None:
         gc.collect()
@@ -426,6 +439,7 @@ class Round:
         self.figures.counts["lives"] += self.lives
         self.figures.counts["rounds of several classes"] += len(stats.sizes) > 1
         self.figures.counts["rounds with chains"] += self.packets.chains
+        self.figures.counts["rounds with lanes"] += any(q.lanes > 1 for q in self.queues)
 
     def check_classes(self, stats: shmpool.Stats) -> None:
         """Each class was used, has all its buffers back, and only those: it can give out as many

@@ -77,7 +77,8 @@ static int reset(const struct qmempool *p, uint32_t number, uint32_t room, uint3
 		n = LANE_TABLE_SLOTS;
 	error = queue_reserve(p, &ring, 0, n);
 	/* A queue with lanes whose creator was killed may have left its table here. */
-	for (uint32_t i = 0; !error && i < LANE_TABLE_SLOTS; i++)
+	const bool clears = !error && !(flags & ALF_LANED);
+	for (uint32_t i = 0; clears && i < LANE_TABLE_SLOTS; i++)
 		store_relaxed(&ring.slot[i], 0);
 	return error;
 }
@@ -122,15 +123,17 @@ static int make_lanes(struct qmempool *p, struct member *m, uint32_t queue, uint
 	const bool grow = flags & ALF_LANES_GROW;
 	const uint32_t room = grow ? capacity : lanes_room(capacity, lanes);
 	flags = (flags & ALF_ON_DEMAND) | ALF_LANE;
-	t->lanes = lanes;
+	store_relaxed(&t->lanes, lanes);
 	store_relaxed(&t->active, grow ? 1 : lanes);
+	store_relaxed(&t->producers, 0);
+	store_relaxed(&t->consumers, 0);
 	for (uint32_t i = 0; i < lanes; i++) {
 		int number = make_one(p, m, queue, room, flags);
 		if (number < 0) {
 			unmake_lanes(p, m, queue);
 			return number;
 		}
-		t->number[i] = (uint16_t)number;
+		store_relaxed(&t->number[i], (uint16_t)number);
 	}
 	return 0;
 }

@@ -421,7 +421,7 @@ void returned(struct scene *s)
 	uint64_t others[RING];
 	uint32_t to;
 	scene_get(s->b, s->subject, FOUR);
-	scene_publish(s->a, s->subject, FROM_BESIDE, alf_avail_space(s->ring));
+	scene_publish(s->a, s->subject, FROM_BESIDE, alf_avail_space(ring(s)));
 	while (s->owned_n) {
 		uint64_t handle = s->owned[--s->owned_n];
 		if (requeue(&s->pool, s->b, handle, &to) == -ENOBUFS)

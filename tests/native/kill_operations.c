@@ -164,6 +164,7 @@ static const struct operation others[] = {
 	  .lost = 4, .before = dead_getting },
 	{ "lanes-recover-recoverer", RECOVERS, LANE2, .on_death = REQUEUE, .filled = 6, .lost = 4,
 	  .before = dead_recoverer },
+	{ "lanes-recover-returned", RECOVERS, LANE1, .filled = 4, .before = returned },
 	{ "lanes-recover-sleeper", RECOVERS, LANE2, .before = dead_asleep },
 	{ "topic-publish-1", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_publisher,
 	  .run = topic_publish_own, CHECKED },
