@@ -11,9 +11,12 @@
 void topic_filled(struct scene *s);  /* the ring is full; the survivor holds the newest message */
 void topic_holding(struct scene *s); /* the same, and the survivor holds all messages */
 void topic_slow(struct scene *s);    /* the same, and two that drop the newest have all to get */
+void topic_slow_given_up(struct scene *s); /* and then one of these is given up */
+void topic_recorded(struct scene *s);      /* the same; then one comes that blocks */
 /* The same, and a process is dead that ... */
 void topic_dead_publisher(struct scene *s);  /* had reserved four positions, and evicted one */
 void topic_dead_subscriber(struct scene *s); /* held the two oldest, and blocked publishers */
+void topic_dead_crowded(struct scene *s);    /* held all; every other place is taken */
 void topic_dead_evicted(struct scene *s);    /* held two that have been evicted since */
 
 void topic_dead_slow(struct scene *s); /* dropped the newest, with a backlog and a shelf */
