@@ -122,6 +122,8 @@ static const struct operation others[] = {
 	{ "topic-subscribe", TOPIC, 1, ALL, .before = topic_filled, .run = topic_join, CHECKED },
 	{ "topic-subscribe-block", TOPIC, 1, ALL, .before = topic_filled,
 	  .run = topic_join_blocking, CHECKED },
+	{ "topic-publish-freed-by-dead", TOPIC, 1, ALL, .before = topic_dead_evicted,
+	  .prepare = topic_freed_by_dead, .run = topic_publish_own, CHECKED },
 	{ "topic-publish-slow-4", TOPIC, 4, ALL, .before = topic_slow, .prepare = topic_publisher,
 	  .run = topic_publish_own, CHECKED },
 	{ "topic-publish-slow-given-up-4", TOPIC, 4, ALL, .before = topic_slow_given_up,

@@ -430,6 +430,18 @@ void topic_publisher(struct scene *s)
 				       &s->owned[s->owned_n]));
 }
 
+void topic_freed_by_dead(struct scene *s)
+{
+	const struct segment *segment = &s->pool.segment;
+	topic_publisher(s);
+	for (uint32_t i = 0; i < segment->members; i++) {
+		const struct member *m = segment_member(segment, i);
+		if (m != s->a && m != s->b && m != s->v && m->identity)
+			pool_buffer(&s->pool, handle_index(s->owned[0]))->since =
+				HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
+	}
+}
+
 void topic_blocked(struct scene *s)
 {
 	topic_publisher(s);
