@@ -155,7 +155,7 @@ _Static_assert(TOPIC_DEPTH_MAX < 1u << (64 - TOPIC_KEEPS_SHIFT), "a cursor word 
 #define TOPIC_STATE_MASK (3ull << TOPIC_TOKEN_BITS)
 
 /* A message that a subscriber has taken and its users have not got. */
-struct backlog {
+struct topic_backlog {
 	uint64_t handle;
 	alf_position position;
 };
@@ -176,9 +176,9 @@ struct subscriber {
 	alf_position joined; /* what it misses before this position is no gap */
 	alf_position seen;   /* of a keeper: prod, read after its cursor word was stored */
 	/* DROP_NEWEST: */
-	alf_position end;        /* of what it has accepted: cursor + keeps */
-	struct backlog *backlog; /* a ring with as many entries as the topic's */
-	uint32_t first, waiting; /* in it */
+	alf_position end;              /* of what it has accepted: cursor + keeps */
+	struct topic_backlog *backlog; /* a ring with as many entries as the topic's */
+	uint32_t first, waiting;       /* in it */
 };
 
 static inline struct topic *topic_of(const struct alf_ring *r)
@@ -251,12 +251,12 @@ static inline uint64_t topic_own(const struct qmempool *p, struct member *m, uin
 	return handle_of(index, buffer_generation(b));
 }
 
-enum taken { TAKEN_NOT_YET, TAKEN_NOTHING, TAKEN_MISSED, TAKEN };
+enum topic_taken { TOPIC_NOT_YET, TOPIC_NOTHING, TOPIC_MISSED, TOPIC_TAKEN };
 
-/* Makes s hold the message at position: TAKEN, and *index. TAKEN_NOT_YET: it is not published.
- * TAKEN_NOTHING: its publisher died. TAKEN_MISSED: it is gone. */
-enum taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
-		      alf_position position, uint32_t *index);
+/* Makes s hold the message at position: TOPIC_TAKEN, and *index. TOPIC_NOT_YET: it is not published.
+ * TOPIC_NOTHING: its publisher died. TOPIC_MISSED: it is gone. */
+enum topic_taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
+			    alf_position position, uint32_t *index);
 
 /* Lets a message go that s holds, and frees it for m if nobody else does. */
 void topic_release(struct qmempool *p, struct member *m, const struct subscriber *s,

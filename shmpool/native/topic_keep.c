@@ -89,15 +89,15 @@ static bool take_in(struct qmempool *p, struct member *m, struct subscriber *s)
 	uint32_t index;
 	for (; s->cursor != s->end; s->cursor++) {
 		switch (topic_take(p, m, s, s->cursor, &index)) {
-		case TAKEN_NOT_YET:
+		case TOPIC_NOT_YET:
 			return false;
-		case TAKEN_NOTHING:
+		case TOPIC_NOTHING:
 			break;
-		case TAKEN_MISSED:
+		case TOPIC_MISSED:
 			s->gaps += (alf_distance)(s->cursor - s->joined) >= 0;
 			break;
-		case TAKEN:
-			s->backlog[(s->first + s->waiting++) & mask] = (struct backlog) {
+		case TOPIC_TAKEN:
+			s->backlog[(s->first + s->waiting++) & mask] = (struct topic_backlog) {
 				.position = s->cursor,
 				.handle =
 					handle_of(index, buffer_generation(pool_buffer(p, index))),
@@ -112,7 +112,7 @@ static uint32_t hand_out(struct subscriber *s, uint64_t *handle, uint64_t *posit
 {
 	uint32_t got = 0;
 	for (; got < n && s->waiting; got++, s->waiting--) {
-		const struct backlog *one = &s->backlog[s->first++ & s->r->mask];
+		const struct topic_backlog *one = &s->backlog[s->first++ & s->r->mask];
 		handle[got] = one->handle;
 		position[got] = (uint64_t)one->position - alf_capacity(s->r);
 	}
@@ -160,10 +160,10 @@ void topic_drop_kept(struct qmempool *p, struct member *m, struct subscriber *s)
 	while (hand_out(s, &handle, &position, 1))
 		topic_release(p, m, s, handle);
 	for (; (alf_distance)(s->end - s->cursor) > 0; s->cursor++) {
-		const enum taken taken = topic_take(p, m, s, s->cursor, &index);
-		if (taken == TAKEN_NOT_YET)
+		const enum topic_taken taken = topic_take(p, m, s, s->cursor, &index);
+		if (taken == TOPIC_NOT_YET)
 			break; /* nobody evicts it, or what is behind it, before it is published */
-		if (taken == TAKEN)
+		if (taken == TOPIC_TAKEN)
 			topic_release(p, m, s, index);
 	}
 }

@@ -75,14 +75,14 @@ static bool acquire(struct qmempool *p, struct member *m, const struct subscribe
 }
 
 /* True if a slot's word is older than the round before the position. Then the position one ring
- * before it is not published, perhaps because its publisher died, and nobody can reserve this one. */
+ * before is not published, perhaps because its publisher died, and nobody can reserve this one. */
 static inline bool is_old(const struct alf_ring *r, alf_position position, uint64_t word)
 {
 	return (int64_t)(word - alf_tag(r, (alf_position)(position - alf_capacity(r)))) < 0;
 }
 
-enum taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
-		      alf_position position, uint32_t *index)
+enum topic_taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
+			    alf_position position, uint32_t *index)
 {
 	uint64_t word = alf_word(s->r, position);
 	if (unlikely(is_old(s->r, position, word))) {
@@ -101,17 +101,17 @@ enum taken topic_take(struct qmempool *p, struct member *m, const struct subscri
 	*index = word & ALF_INDEX_MASK;
 	switch (at) {
 	case ALF_AT_UNPUBLISHED:
-		return TAKEN_NOT_YET;
+		return TOPIC_NOT_YET;
 	case ALF_AT_TOMBSTONE:
-		return TAKEN_NOTHING;
+		return TOPIC_NOTHING;
 	case ALF_AT_VALUE:
 		if (*index < p->total && acquire(p, m, s, position, *index))
-			return TAKEN;
+			return TOPIC_TAKEN;
 		break;
 	case ALF_AT_LATER:
 		break;
 	}
-	return TAKEN_MISSED;
+	return TOPIC_MISSED;
 }
 
 void topic_miss(struct subscriber *s, alf_position next)
@@ -144,17 +144,17 @@ int topic_get_next(struct qmempool *p, struct member *m, struct subscriber *s, u
 	uint32_t got = 0, jumps = 0, index;
 	for (uint32_t turns = 0; got < n && turns < r->mask + 1 + n; turns++) {
 		switch (topic_take(p, m, s, s->cursor, &index)) {
-		case TAKEN_NOT_YET:
+		case TOPIC_NOT_YET:
 			return (int)got;
-		case TAKEN_NOTHING:
+		case TOPIC_NOTHING:
 			s->cursor++;
 			break;
-		case TAKEN:
+		case TOPIC_TAKEN:
 			position[got] = (uint64_t)s->cursor - alf_capacity(r);
 			handle[got++] = handle_of(index, buffer_generation(pool_buffer(p, index)));
 			s->cursor++;
 			break;
-		case TAKEN_MISSED:
+		case TOPIC_MISSED:
 			if (s->keeper) { /* the next one may be on the shelf */
 				topic_miss(s, (alf_position)(s->cursor + 1));
 				break;

@@ -25,7 +25,8 @@ static struct slow {
 	struct subscriber in;
 	uint64_t got;
 } slow[2];
-static bool is_slow;
+static uint32_t slows; /* how many there are */
+static bool gives_up;
 static alf_position slow_from;
 
 static const struct alf_ring *topic(struct scene *s)
@@ -80,6 +81,84 @@ static void hear(struct scene *s, struct member *m)
 	DEMAND(got == -EAGAIN);
 }
 
+/* Others of the survivors, which come while the victim is suspended or dead. */
+static struct subscriber recorder, newcomer, fill[SUBSCRIBERS_MAX];
+static bool records, recorded, crowded, came;
+static uint32_t last_recorded; /* of the messages before the victim's, 0 for none */
+static uint64_t taken[DEPTH];
+static uint32_t taken_n, filled;
+
+/* The recorder has got a message. */
+static void record(uint32_t number)
+{
+	const bool before = number >= FROM_TOPIC && number < FROM_AFTER;
+	if (last_recorded)
+		DEMAND(before ? number == last_recorded + 1 :
+				last_recorded == FROM_TOPIC + published - 1);
+	last_recorded = before ? number : 0;
+}
+
+/* One that blocks begins with the oldest message, and gets one. */
+static void begin_recording(struct scene *s)
+{
+	uint64_t handle, position;
+	recorded = true;
+	DEMAND(topic_subscribe(&s->pool, s->b, topic(s), TOPIC_BLOCK, TOPIC_OLDEST, &recorder) ==
+	       0);
+	if (topic_get(&s->pool, s->b, &recorder, &handle, &position, 1) != 1)
+		return;
+	record(number_of(handle));
+	topic_let_go(&s->pool, s->b, &recorder, &handle, 1);
+}
+
+/* It misses nothing of what was published before, and holds publishers up. */
+static void check_recorder(struct scene *s)
+{
+	uint64_t handle, position;
+	int error = 0;
+	if (!recorded)
+		return;
+	for (uint32_t i = 0; i <= 2 * DEPTH && !error; i++)
+		error = say(s, s->a, FROM_AFTER + 80 + i);
+	DEMAND(error == -ENOBUFS);
+	DEMAND(alf_end(topic(s)->q->prod) - recorder.cursor <= DEPTH + s->operation->n);
+	while (topic_get(&s->pool, s->b, &recorder, &handle, &position, 1) == 1) {
+		record(number_of(handle));
+		topic_let_go(&s->pool, s->b, &recorder, &handle, 1);
+	}
+	DEMAND(recorder.gaps == 0);
+	topic_unsubscribe(&s->pool, s->b, &recorder);
+	records = recorded = false;
+}
+
+/* One comes when the place of a dead one is the only free one. It holds what it gets. */
+static void come(struct scene *s)
+{
+	uint64_t position[DEPTH];
+	if (topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &newcomer))
+		return;
+	came = true;
+	int got = topic_get(&s->pool, s->b, &newcomer, taken, position, DEPTH);
+	taken_n = got > 0 ? (uint32_t)got : 0;
+}
+
+/* What it holds it holds, whatever recoverers of the dead one have done. */
+static void check_newcomer(struct scene *s)
+{
+	if (crowded && !came)
+		come(s);
+	DEMAND(crowded == came);
+	for (uint32_t i = 0; i < taken_n; i++)
+		DEMAND(pool_buffer(&s->pool, handle_index(taken[i]))->since >> newcomer.number & 1);
+	if (came) {
+		topic_let_go(&s->pool, s->b, &newcomer, taken, taken_n);
+		topic_unsubscribe(&s->pool, s->b, &newcomer);
+	}
+	while (crowded && filled)
+		topic_unsubscribe(&s->pool, s->b, &fill[--filled]);
+	crowded = came = false;
+}
+
 /* A slow survivor gets up to n messages: first all that were kept when it began. */
 static void hear_slowly(struct scene *s, struct slow *slow, uint32_t n)
 {
@@ -101,28 +180,42 @@ static void hear_slowly(struct scene *s, struct slow *slow, uint32_t n)
 	DEMAND(got == 1 || got == -EAGAIN);
 }
 
+/* The second one is given up, as by a process that closes the pool, and recovered. */
+static void give_up(struct scene *s)
+{
+	struct shmpool_recovery out;
+	uint64_t *state = &topic_of(topic(s))->subscriber[slow[1].in.number].state;
+	gives_up = false;
+	slows = 1;
+	free(slow[1].in.backlog);
+	store_seq_cst(state, TOPIC_DEAD | slow[1].in.token);
+	DEMAND(recover(&s->pool, s->a, &out) == 0);
+}
+
 /* They have got or missed each position, apart from those of a dead publisher that they have
  * accepted. */
 static void check_slow(struct scene *s)
 {
 	const uint64_t all = alf_end(topic(s)->q->prod) - slow_from;
-	for (uint32_t i = 0; is_slow && i < 2; i++) {
+	for (uint32_t i = 0; i < slows; i++) {
 		hear_slowly(s, &slow[i], 4 * DEPTH);
 		DEMAND(slow[i].got >= DEPTH && slow[i].got + slow[i].in.gaps <= all &&
 		       slow[i].got + slow[i].in.gaps + DEPTH >= all);
 		topic_unsubscribe(&s->pool, s->b, &slow[i].in);
 		DEMAND(topic_of(topic(s))->subscriber[slow[i].in.number].state == 0);
 	}
-	is_slow = false;
+	slows = 0;
 }
 
 void topic_filled(struct scene *s)
 {
 	const struct queue_on_death on_death = { 0 };
-	for (uint32_t i = 0; is_slow && i < 2; i++) /* of an earlier scene */
-		free(slow[i].in.backlog);
-	is_slow = false;
+	for (; slows; slows--) /* of an earlier scene */
+		free(slow[slows - 1].in.backlog);
+	gives_up = false;
 	watched_n = held_n = published = after = last_number = 0;
+	taken_n = filled = last_recorded = 0;
+	records = recorded = crowded = came = false;
 	CHECK(queue_create(&s->pool, s->b, "topic", DEPTH, ALF_TOPIC, &on_death) > 0);
 	EQUAL(0,
 	      topic_subscribe(&s->pool, s->a, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &watch));
@@ -141,7 +234,13 @@ void topic_slow(struct scene *s)
 		EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST,
 					 &slow[i].in));
 	}
-	is_slow = true;
+	slows = 2;
+}
+
+void topic_slow_given_up(struct scene *s)
+{
+	topic_slow(s);
+	gives_up = true;
 }
 
 void topic_holding(struct scene *s)
@@ -158,6 +257,16 @@ void topic_holding(struct scene *s)
 	}
 }
 
+void topic_recorded(struct scene *s)
+{
+	struct subscriber earlier;
+	topic_filled(s);
+	/* So that publishers compute the gate. */
+	EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_BLOCK, TOPIC_NEWEST, &earlier));
+	topic_unsubscribe(&s->pool, s->b, &earlier);
+	records = true;
+}
+
 /* These run in a child, which then ends without leaving. */
 
 static void reserve_four(struct scene *s)
@@ -172,7 +281,7 @@ static void reserve_four(struct scene *s)
 	/* Evicted, and not made its own; and the next one's owner word. */
 	const uint64_t word = r->slot[at & r->mask];
 	struct buffer *b = pool_buffer(&s->pool, word & ALF_INDEX_MASK);
-	if (is_slow) /* and not yet on its shelf */
+	if (slows) /* and not yet on its shelf */
 		b->since = hold_word(HOLD_HELD, r->id, at - DEPTH) | 1ull << slow[0].in.number |
 			   1ull << slow[1].in.number;
 	else if (!(b->since & HOLD_BITS))
@@ -206,6 +315,24 @@ void topic_dead_subscriber(struct scene *s)
 {
 	topic_filled(s);
 	scene_child(hold_two);
+}
+
+static void hold_all(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t position[DEPTH];
+	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
+	EQUAL(DEPTH, topic_get(&s->pool, m, &mine, held, position, DEPTH));
+}
+
+void topic_dead_crowded(struct scene *s)
+{
+	topic_filled(s);
+	crowded = true;
+	while (filled < SUBSCRIBERS_MAX - 2)
+		EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_OLDEST, TOPIC_NEWEST,
+					 &fill[filled++]));
+	scene_child(hold_all);
 }
 
 static void hold_evicted(struct scene *s)
@@ -303,6 +430,18 @@ void topic_publisher(struct scene *s)
 				       &s->owned[s->owned_n]));
 }
 
+void topic_freed_by_dead(struct scene *s)
+{
+	const struct segment *segment = &s->pool.segment;
+	topic_publisher(s);
+	for (uint32_t i = 0; i < segment->members; i++) {
+		const struct member *m = segment_member(segment, i);
+		if (m != s->a && m != s->b && m != s->v && m->identity)
+			pool_buffer(&s->pool, handle_index(s->owned[0]))->since =
+				HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
+	}
+}
+
 void topic_blocked(struct scene *s)
 {
 	topic_publisher(s);
@@ -397,13 +536,22 @@ void topic_work(struct scene *s)
 {
 	if (!topic(s))
 		return;
+	/* Nothing is published here: the victim must find what it has read. */
+	if (records && !recorded)
+		begin_recording(s);
+	if (crowded && !came)
+		come(s);
+	if (gives_up)
+		give_up(s);
+	if (records || crowded || slows == 1)
+		return;
 	for (uint32_t i = 0; i < DEPTH + 2; i++) {
 		int error = say(s, s->a, FROM_AFTER + after);
 		DEMAND(error == 0 || error == -ENOBUFS || error == -EAGAIN);
 		after += !error;
 	}
 	hear(s, s->a);
-	if (is_slow)
+	if (slows)
 		hear_slowly(s, &slow[0], 1);
 }
 
@@ -425,6 +573,8 @@ void check_topic(struct scene *s)
 	const struct alf_ring *r = topic(s);
 	const struct topic *t = topic_of(r);
 	check_slow(s);
+	check_recorder(s);
+	check_newcomer(s);
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++)
 		DEMAND(i == watch.number ? t->subscriber[i].state != 0 :
 					   t->subscriber[i].state == 0);

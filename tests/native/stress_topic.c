@@ -207,10 +207,10 @@ static void check_much_later(void)
 	const uint64_t word = *slot;
 	const struct buffer *b = pool_buffer(pool(), word & ALF_INDEX_MASK);
 	*slot = alf_tag(ring, earlier) | (word & ALF_INDEX_MASK);
-	EQUAL(TAKEN_MISSED, topic_take(pool(), self(), &s, earlier, &index));
+	EQUAL(TOPIC_MISSED, topic_take(pool(), self(), &s, earlier, &index));
 	EQUAL(hold_word(HOLD_PUBLISHED, ring->id, at), b->since);
 	*slot = word;
-	EQUAL(TAKEN, topic_take(pool(), self(), &s, at, &index));
+	EQUAL(TOPIC_TAKEN, topic_take(pool(), self(), &s, at, &index));
 	topic_release(pool(), self(), &s, index);
 	topic_unsubscribe(pool(), self(), &s);
 }
