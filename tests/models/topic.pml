@@ -393,7 +393,7 @@ end:
 			d_step {
 				if :: is[0] -> recovered[0] = 1; op[0] = 0 :: else fi;
 				if :: is[1] -> recovered[1] = 1; op[1] = 0 :: else fi;
-				if :: is[2] && dead[2] && sub != SUB_DEAD -> recovered[2] = 1 :: else fi;
+				if :: is[2] && dead[2] && life == last && sub == SUB_FREE -> recovered[2] = 1 :: else fi;
 				if :: is[3] -> recovered[3] = 1 :: else fi
 			}
 		:: else

@@ -458,7 +458,9 @@ void topic_end(void)
 		struct reading *r = &readings[i / SUBSCRIPTIONS][i % SUBSCRIPTIONS];
 		if (steer_died(i / SUBSCRIPTIONS))
 			continue;
-		while (r->open && (position_of(r->s.cursor) != reserved() || r->s.waiting)) {
+		for (uint32_t gets = 0;
+		     r->open && (position_of(r->s.cursor) != reserved() || r->s.waiting); gets++) {
+			DEMAND(gets < POSITIONS);
 			let_go(i / SUBSCRIPTIONS, r, HOLDS_MOST);
 			get(i / SUBSCRIPTIONS, r, 1 + steer_random(BULK_MOST), false);
 		}
