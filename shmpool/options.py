@@ -151,7 +151,7 @@ class PoolOptions:
         "threads")] = None
     queues: Annotated[int | None, _pool_option(
         lib.SHMPOOL_QUEUES,
-        "The most queues that the pool can have.",
+        "The most queues and topics that the pool can have.",
         "queues")] = None
     mode: Annotated[int, Option(
         "Permission bits of the pool's file, for example 0660.",

@@ -231,7 +231,7 @@ def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
         (["describe", pool.name], ["buffer_size", "work", "0600"]),
         (["stats", pool.name], ["depth", "work", "alloc"]),
         (["members", pool.name], [str(os.getpid())]),
-        (["audit", pool.name], ["in queue work", "ok"]),
+        (["audit", pool.name], ["in work", "ok"]),
         (["watch", pool.name, "--count", "1"], ["queued", "63"]),
     ):
         done = shmpool_command(*subcommand)

@@ -74,6 +74,8 @@ def test_subscribers_of_several_policies(pool: shmpool.Pool, start: Start) -> No
     with View(pool.name) as view:
         (found,) = view.topics()
         assert [] == view.queues()
+        with pytest.raises(shmpool.QueueNotFound, match="shmpool describe"):
+            view.peek("ticks", 1, 0)
     assert ("ticks", DEPTH, 12, DEPTH, 0) == (
         found.name, found.depth, found.published, found.kept, found.waiting,
     )  # fmt: skip

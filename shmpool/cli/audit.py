@@ -24,7 +24,7 @@ def command(backend: Backend, pool: str, as_json: bool) -> None:
     else:
         rows: list[tuple[str, int]] = [("free", audit.free), ("cached", audit.cached)]
         rows += [(f"held by member {number}", count) for number, count in audit.held.items()]
-        rows += [(f"in queue {name}", count) for name, count in audit.queued.items()]
+        rows += [(f"in {name}", count) for name, count in audit.queued.items()]
         rows += [("in chains, behind their heads", audit.chained)] * bool(audit.chained)
         rows += [("unaccounted", audit.unaccounted), ("total", audit.total)]
         verdict = "ok" if audit.ok else "NOT OK" if audit.complete else "NOT ALL COUNTED"

@@ -78,8 +78,8 @@ static inline void barrier_asymmetric(void)
 #endif
 
 /* Orders the loads before it before the loads after it: for a reader that copies data which others
- * may be writing and checks afterwards whether they did (a seqlock's reader; letters.c). It writes
- * nothing, so the memory may be mapped read-only. */
+ * may be writing and checks afterwards whether they did (a seqlock's reader; letters.c, figures.c).
+ * It writes nothing, so the memory may be mapped read-only. */
 static inline void barrier_loads(void)
 {
 #if defined(__x86_64__)

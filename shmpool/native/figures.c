@@ -173,8 +173,8 @@ static bool subscriber_info(const struct alf_ring *r, uint32_t number, uint64_t 
 		.gaps = load_relaxed(&s->gaps),
 	};
 	memcpy(out->name, name, sizeof(out->name) - 1);
-	return (load_acquire(&s->state) & ~TOPIC_STATE_MASK) == /* [TOPIC] */
-	       (state & ~TOPIC_STATE_MASK);
+	barrier_loads();
+	return !((load_relaxed(&s->state) ^ state) & ~TOPIC_STATE_MASK);
 }
 
 int shmpool_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n,

@@ -183,10 +183,12 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 		default:
 			got = topic_get_next(p, m, s, handle, position, n);
 		}
-		s->held += got > 0 ? (uint32_t)got : 0;
+		if (got > 0) {
+			s->held += (uint32_t)got;
+			store_relaxed(&s->shared->held, (uint32_t)s->held);
+		}
 		if (s->cursor != before) {
 			store_relaxed(&s->shared->gaps, s->gaps);
-			store_relaxed(&s->shared->held, (uint32_t)s->held);
 			if (s->policy == TOPIC_BLOCK)
 				store_blocking(s, before);
 			else if (!s->keeper) /* no publisher reads it */
