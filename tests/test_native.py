@@ -201,6 +201,14 @@ def test_stress_topic(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_stress_waker(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Event loops of several threads get every message once, and none sleeps while one is there,
+    whatever wants, wakers and subscribers end meanwhile."""
+    printed = run_c(tmp_path, compiler, flags, [TESTS / "stress_waker.c", *SOURCES], "5000")
+    assert printed == "5000 messages\n"
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_recover(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Processes are killed, and two threads recover them at once while other threads work."""
     if compiler == CROSS:

@@ -28,6 +28,7 @@ NATIVE: dict[str, type] = {
     "TopicBase": _hot.TopicBase,
     "SubscriberBase": _hot.SubscriberBase,
     "Sample": _hot.Sample,
+    "Turns": _hot.Turns,
 }
 PUBLIC = [shmpool.Pool, shmpool.AlfQueue, shmpool.Buffer, shmpool.Burst]
 PUBLIC += [shmpool.Topic, shmpool.Subscriber, shmpool.Sample]

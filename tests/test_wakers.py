@@ -223,7 +223,7 @@ def test_wait(queues: Queues, pool: shmpool.Pool) -> None:
     closer.join()
 
 
-def test_descriptors_are_closed(pool: shmpool.Pool) -> None:
+def test_descriptors_are_closed(pool: shmpool.Pool, eventually: Eventually) -> None:
     """close() of a queue closes its descriptor, as does the end of the object."""
     queue = pool.create_queue("q", capacity=8)
     pool.queue("q").fileno()
@@ -236,10 +236,10 @@ def test_descriptors_are_closed(pool: shmpool.Pool) -> None:
         pool.queue("q").fileno()
         shmpool.wait([queue], 0.0001)
     gc.collect()
-    assert before == descriptors(os.getpid())
+    eventually(lambda: before == descriptors(os.getpid()))
 
 
-def test_a_queue_that_is_used_again_has_no_descriptor() -> None:
+def test_a_queue_that_is_used_again_has_no_descriptor(eventually: Eventually) -> None:
     """A dropped queue of the program is used again: the descriptor that it had is closed, and the
     next queue is as any other."""
     shmpool.Queue().fileno()
@@ -253,7 +253,7 @@ def test_a_queue_that_is_used_again_has_no_descriptor() -> None:
         assert 1 == queue.get()
         del queue
         gc.collect()
-        assert before == descriptors(os.getpid())
+        eventually(lambda: before == descriptors(os.getpid()))
 
 
 def test_fork(pool: shmpool.Pool) -> None:

@@ -48,9 +48,12 @@ struct helper {
 static struct {
 	pthread_mutex_t lock;
 	struct helper *helpers;
+	uint32_t showing;        /* threads that make descriptors readable now */
+	struct shown_list ended; /* descriptors to close after that */
 } *ours;
 
 void (*helper_show)(const struct shown *of);
+void (*helper_close)(const struct shown *of);
 static bool one_word; /* a thread sleeps on one word only: there is no futex_waitv(2) */
 
 int helper_lock(void)
@@ -190,9 +193,25 @@ static void unlock_and_show(struct helper *h)
 {
 	struct shown_list show = h->show;
 	h->show.n = 0;
+	ours->showing += show.n > 0;
 	helper_unlock();
+	if (!show.n)
+		return;
 	for (uint32_t i = 0; i < show.n; i++)
 		helper_show(&show.of[i]);
+	helper_lock();
+	if (!--ours->showing)
+		while (ours->ended.n)
+			helper_close(&ours->ended.of[--ours->ended.n]);
+	helper_unlock();
+}
+
+void helper_end(const struct shown *of)
+{
+	if (ours->showing && ours->ended.n < SHOWN_MAX)
+		ours->ended.of[ours->ended.n++] = *of;
+	else
+		helper_close(of);
 }
 
 void helper_woken(struct place *place)

@@ -21,8 +21,13 @@
 
 #include "place.h"
 
-/* Makes a descriptor readable, without the mutex. waker.c sets it. */
+/* Makes a descriptor readable, without the mutex; and closes it. waker.c sets them. */
 extern void (*helper_show)(const struct shown *of);
+extern void (*helper_close)(const struct shown *of);
+
+/* Closes a descriptor, after a thread that may be about to make it readable: another one could have
+ * got its number. */
+void helper_end(const struct shown *of);
 
 /* Returns 0, or -ENOMEM: then there is nothing to unlock. */
 int helper_lock(void);

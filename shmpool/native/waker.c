@@ -68,6 +68,15 @@ static void show_later(const struct shown *of)
 	show(&(struct waker) { .shown = *of }, true);
 }
 
+/* Closes both, unless the program has closed them. */
+static void close_shown(const struct shown *of)
+{
+	if (!show(&(struct waker) { .shown = *of }, false))
+		return;
+	close(of->fd);
+	close(of->always);
+}
+
 static void settle(struct want *want, uint32_t most)
 {
 	const bool fires = want->n <= most;
@@ -128,8 +137,11 @@ int shmpool_waker_make(int loop)
 	int error = helper_lock();
 	if (error)
 		return error;
-	place_settle = settle_all;
-	helper_show = show_later;
+	if (!helper_show) { /* before there is a thread */
+		place_settle = settle_all;
+		helper_close = close_shown;
+		helper_show = show_later;
+	}
 	struct waker *w = NULL;
 	if (!wakers)
 		wakers = opening_wiped(sizeof(*wakers));
@@ -277,13 +289,9 @@ void shmpool_waker_close(int waker)
 		}
 		if (w->ring)
 			helper_forget(w->ring);
-		const bool mine = show(w, false); /* the program has not closed them */
 		if (w->ring)
-			uring_close(w->ring, mine);
-		if (mine) {
-			close(w->shown.fd);
-			close(w->shown.always);
-		}
+			uring_close(w->ring, show(w, false)); /* false: the program has closed it */
+		helper_end(&w->shown);
 		free(w->want);
 		free(w);
 	}

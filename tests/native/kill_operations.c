@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kill_dead.h"
+#include "kill_place.h"
 #include "kill_topic.h"
 #include "kill_victim.h"
 
@@ -166,6 +167,20 @@ static const struct operation others[] = {
 	  .before = dead_recoverer },
 	{ "lanes-recover-returned", RECOVERS, LANE1, .filled = 4, .before = returned },
 	{ "lanes-recover-sleeper", RECOVERS, LANE2, .before = dead_asleep },
+	{ "place-arm-data", NEITHER, 1, ALL, .unattached = 1, .prepare = place_of_data,
+	  .run = place_arm, .check = check_awake },
+	{ "place-arm-room", NEITHER, 1, ALL, .unattached = 1, .filled = RING,
+	  .prepare = place_of_room, .run = place_arm, .check = check_awake },
+	{ "place-arm-buffers", NEITHER, 1, ALL, .unattached = 1, .prepare = place_of_buffers,
+	  .run = place_arm, .check = check_awake },
+	{ "place-arm-and-inspect", NEITHER, 1, ALL, .unattached = 1, .filled = 4,
+	  .prepare = place_of_data, .run = place_pass, .check = check_awake },
+	{ "place-inspect", NEITHER, 1, ALL, .unattached = 1, .filled = 4, .prepare = place_armed,
+	  .run = place_inspect, .check = check_awake },
+	{ "place-pass-on", NEITHER, 1, ALL, .unattached = 1, .filled = 4,
+	  .prepare = place_beside_another, .run = place_pass, .check = check_awake },
+	{ "place-disarm", NEITHER, 1, ALL, .unattached = 1, .prepare = place_armed,
+	  .run = place_disarm, .check = check_awake },
 	{ "topic-publish-1", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_publisher,
 	  .run = topic_publish_own, CHECKED },
 	{ "topic-publish-4", TOPIC, 4, ALL, .before = topic_filled, .prepare = topic_publisher,
