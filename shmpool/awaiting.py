@@ -200,9 +200,9 @@ async def free_buffer(pool: "Pool", size: int | None) -> Buffer:
     """Takes a free buffer with room for size bytes, and waits for one."""
     with contextlib.suppress(errors.PoolExhausted):
         return pool.alloc(0, size)
-    geometry = pool.geometry
-    number = min(geometry.size_class(int(size or 0)), len(geometry.sizes) - 1)
-    wanted = Wanted(pool, number, FREE)
+    needed, sizes = pool.headroom + int(size or 0), pool.geometry.sizes
+    fits = (i for i, one in enumerate(sizes) if one.buffer_size >= needed)
+    wanted = Wanted(pool, next(fits, len(sizes) - 1), FREE)
 
     def alloc() -> Buffer | None:
         try:

@@ -281,9 +281,9 @@ def test_map_gives_up(gate: tuple[int, int]) -> None:
         results = executor.map(wait_for, [gate[0]] * 20, timeout=0.1)
         with pytest.raises(TimeoutError):
             next(results)
-        pending = executor._manager._tasks.pending
         os.write(gate[1], b"x" * 20)
-    assert {} == pending
+    # Each call that ran has read a byte: two were in the queue; the worker had taken one, or not.
+    assert len(os.read(gate[0], 20)) in (17, 18)
 
 
 def test_pending_futures_can_be_cancelled(gate: tuple[int, int]) -> None:

@@ -112,9 +112,9 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes locks names _native _ffi _hot os_errors options geometry free_after leases
-    live_views arrays columns burst messages wakers awaiting queue pool_files process_exit segment
-    pruning
+    locks
+    errors codes names _native _ffi _hot os_errors options geometry free_after leases live_views
+    arrays columns burst messages wakers awaiting queue pool_files process_exit segment pruning
     stats pinning topic pool view __init__ mp.objects mp.program mp.queues mp.context mp.calls
     mp.worker mp.backlog mp.manager mp.executor mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
