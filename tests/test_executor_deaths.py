@@ -246,6 +246,31 @@ def test_a_worker_interrupted_between_tasks(capfd: pytest.CaptureFixture[str]) -
         assert list(range(50)) == list(executor.map(same, range(50)))
 
 
+def test_workers_killed_in_turnover() -> None:
+    """With max_tasks_per_child each task has its own worker; one that dies costs only that."""
+    context = multiprocessing.get_context("forkserver")
+    with shmpool.ProcessPoolExecutor(2, context, max_tasks_per_child=1) as executor:
+        calls: list[Callable[[], Any]] = [die if i % 3 == 2 else os.getpid for i in range(9)]
+        futures = [executor.submit(call) for call in calls]
+        died = [future.exception(DEADLINE_S) is not None for future in futures]
+        assert [i % 3 == 2 for i in range(9)] == died
+        assert 6 == len({future.result() for i, future in enumerate(futures) if not died[i]})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_suspended_worker_is_killed(workers: int) -> None:
+    """SIGSTOP delays the tasks that the worker would do; when it is killed, all are done."""
+    with shmpool.ProcessPoolExecutor(workers, FORK) as executor:
+        assert list(range(100)) == list(executor.map(same, range(100)))
+        pid = next(iter(executor._processes))
+        os.kill(pid, signal.SIGSTOP)
+        futures = [executor.submit(same, i) for i in range(10_000)]
+        if workers > 1:
+            assert 9_999 == futures[-1].result(DEADLINE_S)
+        os.kill(pid, signal.SIGKILL)
+        assert list(range(10_000)) == [future.result(DEADLINE_S) for future in futures]
+
+
 def execute() -> None:
     os.execv(sys.executable, [sys.executable, "-c", ""])
 
