@@ -139,10 +139,14 @@ def work(jobs: shmpool.AlfQueue, answers: list[shmpool.AlfQueue]) -> None:
 
 
 def reserved(host: str, port: int) -> socket.socket:
-    """Returns a socket that keeps the port for the web processes, and takes no connection.
+    """Returns a socket that reserves the port for the web processes, and takes no connection.
+
+    Another run of this program by the same user gets the port too: with SO_REUSEPORT the kernel
+    shares a port's connections among all who listen there with that option.
 
     Raises:
-        click.ClickException: the port is in use, or the host is none of this machine's.
+        click.ClickException: a program listens there without SO_REUSEPORT, or is another user's; or
+            the host is none of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = socket.socket(family)

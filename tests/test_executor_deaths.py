@@ -61,18 +61,16 @@ def runs(log: Path) -> list[int]:
 def test_a_killed_worker_costs_its_task(context: shmpool.mp.Context) -> None:
     """Its future says which process died of what; all other tasks are done, and more follow."""
     with shmpool.ProcessPoolExecutor(2, context) as executor:
-        pids = {executor.submit(os.getpid).result()}
         futures = [executor.submit(same, i) for i in range(20)]
-        killed = executor.submit(die)
-        error = killed.exception()
+        workers = set(executor._processes)
+        error = executor.submit(die).exception()
         assert isinstance(error, shmpool.WorkerDied)
         assert not isinstance(error, BrokenProcessPool)
         assert -signal.SIGKILL == error.exitcode
-        assert error.pid is not None
+        assert error.pid in workers
         assert f"process {error.pid}, was killed by signal 9" in str(error)
         assert list(range(20)) == [future.result() for future in futures]
         assert error.pid not in {executor.submit(os.getpid).result() for _ in range(20)}
-        assert pids
 
 
 @pytest.mark.parametrize("status", [0, 3])
@@ -246,6 +244,31 @@ def test_a_worker_interrupted_between_tasks(capfd: pytest.CaptureFixture[str]) -
         pid = executor.submit(os.getpid).result()
         os.kill(pid, signal.SIGINT)
         assert list(range(50)) == list(executor.map(same, range(50)))
+
+
+def test_workers_killed_in_turnover() -> None:
+    """With max_tasks_per_child each task has its own worker; one that dies costs only that."""
+    context = multiprocessing.get_context("forkserver")
+    with shmpool.ProcessPoolExecutor(2, context, max_tasks_per_child=1) as executor:
+        calls: list[Callable[[], Any]] = [die if i % 3 == 2 else os.getpid for i in range(9)]
+        futures = [executor.submit(call) for call in calls]
+        died = [future.exception(DEADLINE_S) is not None for future in futures]
+        assert [i % 3 == 2 for i in range(9)] == died
+        assert 6 == len({future.result() for i, future in enumerate(futures) if not died[i]})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_suspended_worker_is_killed(workers: int) -> None:
+    """SIGSTOP delays the tasks that the worker would do; when it is killed, all are done."""
+    with shmpool.ProcessPoolExecutor(workers, FORK) as executor:
+        assert list(range(100)) == list(executor.map(same, range(100)))
+        pid = next(iter(executor._processes))
+        os.kill(pid, signal.SIGSTOP)
+        futures = [executor.submit(same, i) for i in range(10_000)]
+        if workers > 1:
+            assert 9_999 == futures[-1].result(DEADLINE_S)
+        os.kill(pid, signal.SIGKILL)
+        assert list(range(10_000)) == [future.result(DEADLINE_S) for future in futures]
 
 
 def execute() -> None:

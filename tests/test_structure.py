@@ -128,7 +128,7 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes locks names _native _ffi _hot os_errors options geometry memory free_after
+    locks errors codes names _native _ffi _hot os_errors options geometry memory free_after
     leases live_views arrays columns burst messages wakers named awaiting queue pool_files
     process_exit segment pruning stats pinning topic pool view __init__ mp.objects mp.program
     mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
