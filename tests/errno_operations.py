@@ -88,7 +88,10 @@ class CreateAll(Operation):
     """Creates a pool with every option that makes a system call of its own."""
 
     def act(self) -> None:
-        self.create(prealloc=64, mode=0o660, group=os.getgid())
+        self.create(
+            prealloc=64, mode=0o660, group=os.getgid(), huge_pages="auto", populate=True,
+            core_dump=True,
+        )  # fmt: skip
 
 
 class CreateSecond(Operation):

@@ -161,6 +161,15 @@ def test_survivors(compiler: str, flags: list[str], tmp_path: Path) -> None:
     run_c(tmp_path, compiler, flags, [TESTS / "test_survivors.c", *SOURCES])
 
 
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_populate(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """No extent is removed while a process maps the pool in advance, and none is mapped that is
+    absent."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) across an emulator's processes is the host's")
+    run_c(tmp_path, compiler, flags, [TESTS / "test_populate.c", *SOURCES])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_slab(compiler: str, flags: list[str], tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import errno
 import os
 import re
 import resource
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ def faults_of_first_use(pool: shmpool.Pool) -> int:
 
 
 @pytest.fixture
-def pages(make_pool: MakePool) -> Callable[..., shmpool.Pool]:
+def pages(make_pool: MakePool) -> Iterator[Callable[..., shmpool.Pool]]:
     """pages(**options): a pool of PAGES buffers of a page each, and no cache."""
 
     def pages(**options: Any) -> shmpool.Pool:
@@ -334,7 +336,7 @@ def test_options_of_huge_pages(pool_name: str) -> None:
     with pytest.raises(shmpool.InvalidArgument, match="prealloc x buffer_size of at least 2 MiB"):
         shmpool.Pool.create(pool_name, huge_pages="always", prealloc=511, **sizes)
     with pytest.raises(shmpool.InvalidArgument, match="huge_pages is 'yes'; it must be \"auto\""):
-        shmpool.Pool.create(pool_name, huge_pages="yes", **sizes)
+        shmpool.Pool.create(pool_name, huge_pages="yes", **sizes)  # type: ignore[arg-type]
 
 
 # Lock.
@@ -508,6 +510,51 @@ def test_exist_ok_prepares_too(pages: Pages) -> None:
     ) as other:
         assert in_file(pool) == bytes_of(other, "Rss")
         assert "dd" not in flags(other)
+
+
+@pytest.mark.usefixtures("huge_pages")
+def test_every_way_to_make_a_pool(pool_name: str) -> None:
+    """The command line and the daemon's configuration make pools with the same options."""
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    config = pytest.importorskip("shmpool.service.config")
+    declared_pools = pytest.importorskip("shmpool.service.declared_pools")
+    text = f"""
+        [pools.{pool_name}]
+        buffer_size = {PAGE}
+        capacity = {PAGES}
+        prealloc = {PAGES}
+        huge_pages = "always"
+        """
+    command = ["create", pool_name, "--direct", "--buffer-size", str(PAGE), "--capacity"]
+    command += [str(PAGES), "--prealloc", str(PAGES), "--huge-pages", "always"]
+    for make in (
+        lambda: declared_pools.make(config.parse(text)),
+        lambda: subprocess.run(
+            [sys.executable, "-m", "shmpool", *command], check=True, stdout=subprocess.DEVNULL
+        ),
+    ):
+        make()
+        with shmpool.Pool.attach(pool_name, populate=True) as pool:
+            assert PAGES * PAGE == bytes_of(pool, "ShmemPmdMapped")
+        shmpool.Pool.unlink(pool_name)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('huge_pages = "yes"', 'huge_pages = "yes": it must be "auto" or "always" or "never"'),
+        ('huge_pages = "always"', "it needs a prealloc x buffer_size of at least 2 MiB"),
+        ("numa_node = -1", 'numa_node = -1: it must be from 0 to 1023, or "interleave"'),
+        ('numa_node = "first"', 'it must be from 0 to 1023, or "interleave"'),
+        ("numa_node = 1.5", "numa_node = 1.5: it must be a string or an integer"),
+    ],
+)
+def test_the_configuration_names_the_line(line: str, words: str) -> None:
+    config = pytest.importorskip("shmpool.service.config")
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(f"[pools.rx]\nbuffer_size = 64\ncapacity = 64\n{line}\n")
+    assert "line 4: " in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_codes_are_not_others() -> None:
