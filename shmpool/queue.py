@@ -159,10 +159,12 @@ class AlfQueue(Taken[Buffer, Burst], Filled, QueueBase):
             raise errors.Full(f"burst has {n} buffers; {what} {limit}")
         if code == -errno.ENOBUFS and self.lanes > 1:
             lane = self._info(self._lane())
-            raise errors.Full(
+            full = errors.Full(
                 f"the calling thread's lane of {what} is full: it has {lane.capacity} of its "
                 f"{self.capacity} buffers"
             )
+            full.sent = sent
+            raise full
         if not isinstance(items, tuple):
             refuse(self.pool, code, what)
         try:

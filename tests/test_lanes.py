@@ -97,7 +97,10 @@ def test_a_full_lane(make_pool: MakePool) -> None:
     """A thread fills its lane only; another thread still puts. One put moves up to a share."""
     queue = with_lanes(make_pool, capacity=10)
     assert (4, 10) == (queue.lanes, queue.capacity)
-    queue.send_many([b"x"] * 3)
+    queue.send_many([b"x"] * 2)
+    with pytest.raises(shmpool.Full, match="lane of queue") as refused:
+        queue.send_many([b"x"] * 2, timeout=0)
+    assert 1 == refused.value.sent
     assert queue.full()
     with pytest.raises(shmpool.Full, match=r"lane of queue 'q' is full.* 3 of its 10"):
         queue.send(b"y", timeout=0)

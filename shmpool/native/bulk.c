@@ -205,8 +205,8 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 			break;
 		}
 		uint32_t k = bulk_of(&c, slices + sent, n - sent);
-		if (k > alf_room(c.ring))
-			k = alf_room(c.ring);
+		if (k > c.ring->bulk)
+			k = c.ring->bulk;
 		/* Take what is free: waiting for a whole bulk would starve others. */
 		const uint32_t class = lookup_class(c.p, slices[sent].length);
 		int got = blocking_alloc_some(c.p, c.m, class, handle, k, end);
