@@ -88,7 +88,7 @@ enum topic_taken topic_take(struct qmempool *p, struct member *m, const struct s
 	if (unlikely(is_old(s->r, position, word))) {
 		const alf_position prod = alf_end(load_acquire(&s->r->q->prod)); /* [PROD] */
 		if ((alf_distance)(prod - position) <= 0)
-			return TAKEN_NOT_YET;
+			return TOPIC_NOT_YET;
 		word = alf_word(s->r, position); /* it has been reserved since */
 	}
 	enum alf_at at = alf_at(s->r, position, word);
