@@ -145,8 +145,8 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 	return 0;
 }
 
-/* Stores the cursor of one that blocks. Until it has passed the position at which it joined, evicted
- * messages may stay for it. */
+/* Stores the cursor of one that blocks. Until it has passed the position at which it joined,
+ * evicted messages may stay for it. */
 static void store_blocking(struct subscriber *s, alf_position before)
 {
 	const alf_distance keeps = (alf_distance)(s->end - s->cursor);
