@@ -61,19 +61,19 @@
  *                  what it missed: what was published while it had so many
  *     LATEST       it always gets the newest message that it has not got
  *
- * Keepers: subscribers for which a message stays when it is evicted: the next `keeps` positions
- * from the cursor on. Both are in one word, the cursor word. With DROP_NEWEST these are the
- * messages that it has accepted. One that blocks and starts with the oldest message keeps those
+ * Keepers: subscribers for which a message stays when it is evicted: that of the next `keeps`
+ * positions from the cursor on. Both are in one word, the cursor word. With DROP_NEWEST these are
+ * the messages that it has accepted. One that blocks and starts with the oldest message keeps those
  * before the position at which it joined: a publisher that has read the gate before still evicts
- * some. The member that evicts a message reads the cursor words of keepers. If one wants the
- * message, the compare-and-swap that makes it HELD also sets that subscriber's bit, and then the
- * member puts the slot's word on the subscriber's shelf, before it publishes in the slot. The
- * subscriber takes each message from the ring, or as HELD with its own bit, or from its shelf.
+ * some.
+ * The member that evicts a message reads the cursor words of keepers. If one wants the message, the
+ * compare-and-swap that makes it HELD also sets that subscriber's bit, and then the member puts the
+ * slot's word on the subscriber's shelf, before it publishes in the slot. The subscriber takes
+ * each message from the ring, or as HELD with its own bit, or from its shelf.
  *
- * So what a DROP_NEWEST has not got is its backlog (messages with its bit, in the memory of its
- * process) and the `keeps` positions, together at most a ring. A get that finds that more was
- * published than it had accepted takes all of these positions into the backlog, and then accepts
- * from prod on.
+ * So what a DROP_NEWEST has not got is its backlog (messages with its bit, in its process) and
+ * the `keeps` positions, together at most a ring. A get that finds that more was published than it
+ * had accepted takes all of these positions into the backlog, and then accepts from prod on.
  *
  *     step                                  by                     a crash then leaves
  *     HELD, with the bits of keepers        evict(),               a message that is not on the
@@ -135,7 +135,7 @@ enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
 #define TOPIC_BULK 1024u /* messages that are published at once, all or none */
 
 #define TOPIC_TURNS_MAX 1024 /* compare-and-swaps lost in a row: a corrupted word */
-#define TOPIC_KEEPS_SHIFT 48 /* of the position in a cursor word; of the gate likewise */
+#define TOPIC_KEEPS_SHIFT 48 /* of the position in a cursor word; and in the gate */
 #define TOPIC_POSITION_MASK ((1ull << TOPIC_KEEPS_SHIFT) - 1)
 _Static_assert(TOPIC_DEPTH_MAX < 1u << (64 - TOPIC_KEEPS_SHIFT), "a cursor word has its keeps");
 

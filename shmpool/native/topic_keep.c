@@ -145,7 +145,7 @@ int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, u
 			got += more > 0 ? (uint32_t)more : 0;
 		}
 		accept_more(s);
-		/* Whoever evicts has reserved before; it may have read the cursor before. */
+		/* A member that evicts has reserved first; it may have read the earlier cursor. */
 		if ((alf_distance)(s->seen - from) <= (alf_distance)alf_capacity(s->r))
 			break;
 	}
