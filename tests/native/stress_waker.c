@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * stress_waker.c - event loops in threads of one process wait for two queues and for a topic, while
- * other threads put, publish, drop wants, close wakers and subscribe anew. Each message comes once;
+ * other threads put, publish, drop wants, close wakers and subscribe again. Each message comes once;
  * no loop sleeps while something is there; and afterwards nobody is counted asleep.
  *
  * A lock stands for Python's: the calls of wakers are made with it, polls without.
@@ -71,7 +71,7 @@ static void drain(struct member *m, const struct alf_ring *r)
 	}
 }
 
-/* A loop: one want for each queue; now and then drops one, or starts afresh. */
+/* A loop: one want for each queue; now and then drops one, or starts again. */
 static void *consume(void *argument)
 {
 	const int loop = (int)(intptr_t)argument & 1;
@@ -163,7 +163,7 @@ static void *produce(void *argument)
 }
 
 /* A subscriber that waits, closes, and comes again: each wait ends. */
-static void *listen_anew(void *unused)
+static void *listen_again(void *unused)
 {
 	(void)unused;
 	struct member *m = self();
@@ -248,7 +248,7 @@ int main(int argc, char **argv)
 		CHECK(!pthread_create(&thread[n++], NULL, consume, (void *)i));
 	for (uintptr_t i = 0; i < QUEUES; i++)
 		CHECK(!pthread_create(&thread[n++], NULL, produce, (void *)i));
-	CHECK(!pthread_create(&thread[n++], NULL, listen_anew, NULL));
+	CHECK(!pthread_create(&thread[n++], NULL, listen_again, NULL));
 	CHECK(!pthread_create(&thread[n++], NULL, publish, NULL));
 	while (n--)
 		pthread_join(thread[n], NULL);
