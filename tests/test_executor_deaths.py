@@ -284,15 +284,19 @@ def test_a_worker_that_becomes_another_program() -> None:
 
 
 def storm(tasks: int, kills: int, retries: int, log: Path, seed: int) -> tuple[int, int]:
-    """Runs tasks, and kills random workers, one each time that so many tasks are done.
+    """Runs tasks, and kills random workers, one each time that so many tasks are done. Cancels some
+    tasks in between.
 
-    Returns how many tasks were done, and how many say that their worker died.
+    Returns how many tasks were done or cancelled, and how many say that their worker died.
     """
     randomly, done = random.Random(seed), 0
-    every = tasks // (kills + 1)
+    some = randomly.sample(range(tasks), tasks // 20)
+    every = (tasks - len(some)) // (kills + 1)
 
     def count(future: Future[Any]) -> None:  # the collector calls it: a pid in there is a worker's
         nonlocal done
+        if future.cancelled():
+            return
         done += 1
         if done % every == 0 and executor._processes:
             os.kill(randomly.choice(list(executor._processes)), signal.SIGKILL)
@@ -302,12 +306,18 @@ def storm(tasks: int, kills: int, retries: int, log: Path, seed: int) -> tuple[i
         futures = [executor.submit(note, log, i) for i in range(tasks)]
         for future in futures:
             future.add_done_callback(count)
-        errors = [future.exception(4 * DEADLINE_S) for future in futures]
+        cancelled = {i for i in some if futures[i].cancel()}
+        errors = [
+            None if i in cancelled else future.exception(4 * DEADLINE_S)
+            for i, future in enumerate(futures)
+        ]
         assert [8] == list(executor.map(same, [8]))
     ran = runs(log)
     counts = np.bincount(ran, minlength=tasks)
     for i, error in enumerate(errors):
-        if error is None:
+        if i in cancelled:
+            assert 0 == counts[i]
+        elif error is None:
             assert i == futures[i].result()
             assert 1 <= counts[i] <= 1 + retries
         else:
