@@ -4,8 +4,8 @@
 # make test-interpreters   the quick tests on the other versions of CPython that are installed here
 # make coverage   which branches of Python and C no test takes (build/coverage)
 # make bench    make bench-native    make fix    make clean
-# make sweep   kills a member at every instruction of every operation (about an hour on two cores), and
-#              lets every call of every operation to the system fail with each errno (a minute)
+# make sweep   kills a member at every instruction of every operation (about an hour on two cores), measures
+#              how long a dead reader holds a topic's writer up (a minute), and lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
 # make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must fail
@@ -63,6 +63,11 @@ build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
 		$(wildcard tests/native/kill_*.c shmpool/native/*.c)
 
+build/held_up: tests/native/held_up.c tests/native/kill_trace.c $(wildcard tests/native/*.h shmpool/native/*.[ch])
+	@mkdir -p build
+	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
+		tests/native/held_up.c tests/native/kill_trace.c $(wildcard shmpool/native/*.c)
+
 build/steer_pool build/steer_script: $(wildcard tests/native/steer* shmpool/native/*.[ch]) tests/steer_build.py
 	@mkdir -p build
 	$(PYTHON) -m tests.steer_build $@
@@ -74,8 +79,9 @@ steer: build/steer_pool
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-sweep: build/kill_points $(VENV)/.dev
+sweep: build/kill_points build/held_up $(VENV)/.dev
 	$(BIN)/python -m tests.errno_sweep
+	build/held_up
 	build/kill_points --jobs $$(nproc) $(ARGS)
 	build/kill_points --classes 2 --jobs $$(nproc) $(ARGS)
 

@@ -132,6 +132,9 @@ class Worker:
         self.pool: Any = None
         self.queues: list[Any] = []
         self.held: list[Any] = []
+        self.topics: list[Any] = []
+        self.subscribers: list[Any] = []
+        self.samples: list[Any] = []
 
     def carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
         self.judge = Judge(self._lateness)
@@ -140,10 +143,11 @@ class Worker:
             self.judge.call("attach", self._open)
             self._steps(random.Random(order["seed"]), 12)
         elif "close" in order:
-            self.held.clear()
+            for of in (self.held, self.samples, self.subscribers):
+                of.clear()
             if self.pool is not None:
                 self.judge.call("close", self.pool.close)
-            self.pool, self.queues = None, []
+            self.pool, self.queues, self.topics = None, [], []
         else:
             self._steps(random.Random(order["seed"]), order["steps"])
         delay, self._beside.longest = self._beside.longest, 0.0
@@ -156,6 +160,7 @@ class Worker:
     def _open(self) -> None:
         self.pool = shmpool.Pool.attach(self.name)
         self.queues = self.pool.queues()
+        self.topics = self.pool.topics()
 
     def _steps(self, chance: random.Random, steps: int) -> None:
         if self.pool is None:
@@ -167,6 +172,8 @@ class Worker:
             self.judge.call(name, calls[name])
         while len(self.held) > 40:
             self.judge.call("free", self.held.pop().free)
+        while len(self.subscribers) > 4:
+            self.judge.call("leave", self.subscribers.pop(0).close)
 
     def _calls(self, chance: random.Random) -> dict[str, Callable[[], object]]:
         pool, held = self.pool, self.held
@@ -215,6 +222,39 @@ class Worker:
                 "facts": lambda: (len(queue), queue.full(), queue.empty(), queue.dead_letter),
                 "release": queue.release,
             }
+        if self.topics:
+            calls |= self._topic_calls(chance, wait)
+        return calls
+
+    def _topic_calls(self, chance: random.Random, wait: float) -> dict[str, Callable[[], object]]:
+        topic, samples, subscribers = self.topics[0], self.samples, self.subscribers
+        policy = chance.choice(("block", "drop-oldest", "drop-newest", "latest"))
+        calls: dict[str, Callable[[], object]] = {
+            "publish": lambda: topic.publish(
+                self.pool.alloc_many(chance.randrange(1, 9), 0), timeout=wait
+            ),
+            "topic send": lambda: topic.send(b"new", timeout=wait),
+            "subscribe": lambda: subscribers.append(
+                topic.subscribe(policy, start=chance.choice(("newest", "oldest")))
+            ),
+            "subscribers": lambda: (topic.subscribers(), topic.published, topic.ended),
+            "topics": lambda: self.topics.__setitem__(slice(None), self.pool.topics()),
+            "let go": lambda: samples and samples.pop(chance.randrange(len(samples))).free(),
+            "leave": lambda: (
+                subscribers and subscribers.pop(chance.randrange(len(subscribers))).close()
+            ),
+        }
+        if subscribers:
+            sub = chance.choice(subscribers)
+            calls |= {
+                "sub.get": lambda: samples.append(sub.get(timeout=wait)),
+                "sub.get_many": lambda: samples.append(sub.get_many(chance.randrange(1, 9), wait)),
+                "sub facts": lambda: (sub.lag, sub.gaps),
+            }
+        if samples:
+            sample = chance.choice(samples)
+            one = sample if isinstance(sample, shmpool.Sample) else sample and sample[0]
+            calls["read"] = lambda: one and (bytes(one), one.sequence, one.mark, one.flow_hash)
         return calls
 
     def _use(self, what: Any, chance: random.Random) -> None:
@@ -273,7 +313,8 @@ class Worker:
             return
         signal.alarm(int(HANG_S))
         with contextlib.suppress(BaseException):
-            for name in ("alloc", "get", "alloc_many", "send", "get_many"):
+            names = ["alloc", "get", "alloc_many", "send", "get_many", "publish", "subscribe"]
+            for name in names:
                 with contextlib.suppress(BaseException):
                     calls[name]()
         os.kill(os.getpid(), signal.SIGKILL)

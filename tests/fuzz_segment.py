@@ -37,10 +37,10 @@ from typing import Any
 
 import shmpool
 from tests.fuzz_roles import CALL_S, HANG_S, processor_time
-from tests.fuzz_words import Row, Segment, SizeClass, Word
+from tests.fuzz_words import TOPIC_DEPTH, Row, Segment, SizeClass, Word
 
 ROUND_TRIALS = 10
-CRAFTED = ("nowhere", "stale", "queues", "dead", "full", "chains", "circle")
+CRAFTED = ("nowhere", "stale", "queues", "dead", "full", "chains", "circle", "holders")
 TRUNCATED = 0.2  # share of the rounds that end so
 STEPS = 6  # calls of each worker after a trial
 WORKERS = 2
@@ -274,6 +274,12 @@ def craft(segment: Segment, crafted: Sequence[str], chance: random.Random) -> Tr
         segment.fill("queue.queue.capacity", lambda i: rooms.get(i, 1 << 20))
         segment.fill("queue.queue.prod", lambda i: 1 << 40)
         segment.fill("queue.queue.cons", lambda i: (1 << 40) - (1 << 20))
+    elif what == "holders":  # everybody holds everything, and all subscribers block
+        segment.fill("buffer.since", lambda i: chance.choice((1, 2)) << 62 | 4 << 52 | 2**24 - 1)
+        for row in segment.topic:
+            value = {"subscriber.state": 1 << 62 | 3, "subscriber.policy": 0, "topic.gate": 0}
+            for i in range(row.count * (row.name in value)):
+                segment.write(row.word(i), value[row.name])
     for one in segment.classes:
         craft_class(segment, what, chance, one)
     return Trial(f"crafted: {what}")
@@ -366,7 +372,7 @@ class Fuzz:
 
     @contextlib.contextmanager
     def _target(self, chance: random.Random, number: int) -> Iterator[tuple[str, Segment]]:
-        """Creates a pool with queues."""
+        """Creates a pool with queues and a topic."""
         options = chance.choices([o for _, o in POOLS], [often for often, _ in POOLS])[0]
         name = f"{self._prefix}{number}"
         pool = shmpool.Pool.create(name, **options)
@@ -376,6 +382,7 @@ class Fuzz:
             pool.create_queue(
                 "q2", capacity=8, on_death="requeue", dead_letter="q0", max_redeliveries=2
             )
+            pool.create_topic("news", depth=TOPIC_DEPTH)
             pool.close()
             segment = Segment(f"/dev/shm/shmpool.{name}")
             try:

@@ -15,6 +15,8 @@ import cffi
 
 NATIVE = Path(__file__).resolve().parent.parent / "shmpool" / "native"
 STRUCTS = ("segment_header", "member", "pool_shared", "alf_queue", "queue_slot", "buffer")
+STRUCTS += ("topic_subscriber", "topic")
+TOPIC_SLOT, TOPIC_DEPTH = 4, 8  # of the topic, if the pool has one
 CACHE_LINE = 64
 RING_SLOTS = 1 << 20  # addresses of each queue's ring
 ALL_ONES = 2**64 - 1
@@ -46,7 +48,7 @@ def layout() -> Any:
     )
     (counters,) = re.findall(r"enum counter \{(.*?)\}", text, re.DOTALL)
     values = {"COUNTERS": len(re.findall(r"COUNT_\w+", counters))}
-    for name, value in re.findall(r"^#define (\w+) (\d+)u?l*$", text, re.MULTILINE):
+    for name, value in re.findall(r"^#define (\w+) (\d+)u?l* *$", text, re.MULTILINE):
         values[name] = int(value)
     names = "|".join(values)
     declared = "typedef uint64_t alf_shared_position; typedef uint64_t shared_cache_position;\n"
@@ -160,6 +162,21 @@ class Segment:
             for i in range(1, named + 1)
         ]
 
+        self.topic = list(self._topic(word["rings_offset"])) if named >= TOPIC_SLOT else []
+
+    def _topic(self, rings: int) -> Iterator[Row]:
+        """Yields the words behind the slots of the topic's ring."""
+        ffi = layout()
+        at = rings + ((TOPIC_SLOT - 1) * RING_SLOTS + TOPIC_DEPTH) * 8
+        one = ffi.sizeof("struct topic_subscriber")
+        first = at + ffi.offsetof("struct topic", "subscriber")
+        number = (at + ffi.sizeof("struct topic") - first) // one
+        for name, offset, width in _fields("topic_subscriber"):
+            yield Row(f"subscriber.{name}", first + offset, one, number, width)
+        for name in ("gate", "keepers"):
+            yield Row(f"topic.{name}", at + ffi.offsetof("struct topic", name), 8, 1, 8)
+        yield Row("shelf", at + ffi.sizeof("struct topic"), 8, number * TOPIC_DEPTH, 8)
+
     def _classes(self, word: dict[str, int]) -> Iterator[SizeClass]:
         """Yields each size class: its parts lie in the order of the classes."""
         ffi = layout()
@@ -225,6 +242,7 @@ class Segment:
             lambda: chance.choice(self.rings),
             lambda: chance.choice(self.buffers),
             lambda: chance.choice(self.classes).buffers[0],
+            lambda: chance.choice(self.topic or self.queues),
         )
         while True:
             row = chance.choice(kinds)()
@@ -241,6 +259,8 @@ class Segment:
             (one.buffers, "buffer.", 20),
             ([one.free_ring], "free ring", 40),
             ([one.extents], "extent", 8),
+            ([r for r in one.buffers if r.name in ("buffer.since", "buffer.owner")], "buffer.", 20),
+            *((self.topic, prefix, 4) for prefix in ("subscriber.", "topic.") if self.topic),
         ]
         found, prefix, most = chance.choice(rows)
         row = chance.choice([r for r in found if r.name.startswith(prefix)] + found[:1])

@@ -22,7 +22,7 @@ STEER_SOURCES = [
     for path in sorted((Path(__file__).resolve().parent.parent / NATIVE).glob("*.c"))
     if path.stem not in LEFT_OUT
 ]
-_STEERED = ["steer", "steer_kernel", "steer_world"]
+_STEERED = ["steer", "steer_kernel", "steer_world", "steer_topic"]
 # What is compiled into each program, beside the core.
 STEER_PROGRAMS = {
     "steer_pool": [*_STEERED, "steer_pool"],

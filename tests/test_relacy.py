@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory orders of alf_queue.h, checked by the Relacy race detector (docs/memory-model.md).
+"""The memory orders of alf_queue.h and of topics, checked by Relacy (docs/memory-model.md).
 
 RELACY_INTERLEAVINGS says how many interleavings of each scenario to run: a million if it is unset.
 """
@@ -49,6 +49,9 @@ SCENARIOS = {
     "dead-consumer": ["killed", "swept", "postponed"],
     "dead-consumer-bulk": ["killed", "swept", "postponed"],
     "dead-consumer-single": ["killed", "swept"],
+    "topic": ["lapped", "received", "evicted", "stayed"],
+    "topic-readers": ["lapped", "received", "evicted", "stayed"],
+    "topic-dead-reader": ["lapped", "received", "evicted", "stayed", "killed", "swept"],
 }
 
 # One order weakened, as on the command line, and the scenario that shows that it is needed.
@@ -79,6 +82,14 @@ NEEDED = {
     "load prod acquire operator()": "sleep-empty",
     "load wait acquire": "sleep-empty",
     "cas wait acq_rel": "sleep-empty",
+    "store slot relaxed topic_publish": "topic",
+    "load slot relaxed get": "topic",
+    "cas hold acquire let_go": "topic",
+    "cas hold release let_go": "topic",
+    "cas hold release evict": "topic",
+    "store owner relaxed topic_publish": "topic-dead-reader",
+    "load owner relaxed forsaken": "topic-dead-reader",
+    "cas hold acquire forsaken": "topic-dead-reader",
 }
 
 

@@ -14,14 +14,18 @@ shared64 *topic_shelf(const struct alf_ring *r, uint32_t number)
 	return &r->slot[(uint64_t)alf_capacity(r) * (1 + number) + TOPIC_SLOTS];
 }
 
-/* True if that subscriber lives and the message at position must stay for it. */
-static bool keeps(const struct topic_subscriber *s, alf_position position)
+/* True if the subscriber has accepted the message at position, and not taken it. */
+static bool accepts(const struct topic_subscriber *s, alf_position position)
 {
-	if (!topic_lives(s))
-		return false;
 	const uint64_t cursor = load_seq_cst(&s->cursor); /* [KEEP] */
 	const int64_t behind = topic_distance(position, cursor);
 	return behind >= 0 && behind < (int64_t)(cursor >> TOPIC_KEEPS_SHIFT);
+}
+
+/* True if that subscriber lives and the message at position must stay for it. */
+static bool keeps(const struct topic_subscriber *s, alf_position position)
+{
+	return topic_lives(s) && accepts(s, position);
 }
 
 uint64_t topic_keepers(const struct alf_ring *r, alf_position position)
@@ -36,7 +40,7 @@ uint64_t topic_keepers(const struct alf_ring *r, alf_position position)
 	return bits;
 }
 
-/* Puts a message that is kept for a subscriber where that will find it. */
+/* Puts a message that is kept for a subscriber where that will find it, also if it is leaving. */
 static void shelve(const struct alf_ring *r, uint32_t number, alf_position position,
 		   const struct buffer *b, uint32_t index)
 {
@@ -48,7 +52,7 @@ static void shelve(const struct alf_ring *r, uint32_t number, alf_position posit
 		 * changes from now on, the compare-and-swap fails. */
 		const uint64_t word = load_acquire(&b->since); /* [HOLD] */
 		if (!hold_is(word, HOLD_HELD, r->id, position) || !(word >> number & 1) ||
-		    !keeps(&topic_of(r)->subscriber[number], position) ||
+		    !accepts(&topic_of(r)->subscriber[number], position) ||
 		    cas_seq_cst(slot, &seen, entry)) /* [SHELF] */
 			return;
 	}
@@ -58,7 +62,9 @@ void topic_shelve(const struct qmempool *p, const struct alf_ring *r, alf_positi
 		  uint32_t index)
 {
 	const struct buffer *b = pool_buffer(p, index);
-	for (uint64_t left = topic_keepers(r, position); left; left &= left - 1)
+	for (uint64_t left = load_acquire(&b->since) &                        /* [HOLD] */
+			     load_seq_cst(&topic_of(r)->keepers) & HOLD_BITS; /* [KEEP] */
+	     left; left &= left - 1)
 		shelve(r, (uint32_t)__builtin_ctzll(left), position, b, index);
 }
 

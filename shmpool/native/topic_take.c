@@ -74,10 +74,23 @@ static bool acquire(struct qmempool *p, struct member *m, const struct subscribe
 	return false;
 }
 
+/* True if a slot's word is older than the round before the position. Then the position one ring
+ * before it is not published, perhaps because its publisher died, and nobody can reserve this one. */
+static inline bool is_old(const struct alf_ring *r, alf_position position, uint64_t word)
+{
+	return (int64_t)(word - alf_tag(r, (alf_position)(position - alf_capacity(r)))) < 0;
+}
+
 enum topic_taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
 			    alf_position position, uint32_t *index)
 {
 	uint64_t word = alf_word(s->r, position);
+	if (unlikely(is_old(s->r, position, word))) {
+		if ((alf_distance)(alf_end(load_acquire(&s->r->q->prod)) - position) <= /* [PROD] */
+		    0)
+			return TOPIC_NOT_YET;
+		word = alf_word(s->r, position); /* it has been reserved since */
+	}
 	enum alf_at at = alf_at(s->r, position, word);
 	if (at == ALF_AT_LATER && s->keeper) {
 		word = load_acquire(
@@ -186,7 +199,8 @@ int topic_get_latest(struct qmempool *p, struct member *m, struct subscriber *s,
 			*handle = handle_of(index, buffer_generation(pool_buffer(p, index)));
 			return 1;
 		}
-		if (at == s->cursor && !lost) {
+		if (!lost) { /* or a ring without a message */
+			topic_miss(s, at);
 			s->cursor = passed ? end : at;
 			return 0;
 		}

@@ -43,7 +43,7 @@ bit dead[MEMBERS], recovered[MEMBERS], ended[MEMBERS];
 byte sub;                       /* state of the subscriber's bit */
 byte joins = JOINS, crashes;
 bit reader[BUFFERS];            /* ghost: the subscriber is reading it */
-byte life;                      /* ghost: how many have subscribed */
+byte life;                      /* how many have subscribed: its token */
 
 /* The process may die here. */
 #define MAY_DIE(m)                                                                                 \
@@ -229,14 +229,20 @@ died:
 	:: true                                                                                    \
 	fi
 
-/* topic_vacate() */
+/* topic_vacate(), which compares a subscriber's state with its token: of a later one that has died
+ * since, the sweep may have left a bit. */
+#ifdef MUTATE_VACATED_ANY
+#define SAME_DEAD (sub == SUB_DEAD)
+#else
+#define SAME_DEAD (sub == SUB_DEAD && life == gone_life)
+#endif
 inline vacate()
 {
 	if
-	:: gone_sub && sub == SUB_DEAD ->
+	:: gone_sub && SAME_DEAD ->
 		if :: atomic { barred < prod -> barred = prod } :: else fi;
 		DIE_RECOVERING;
-		if :: atomic { sub == SUB_DEAD -> sub = SUB_FREE } :: else fi
+		if :: atomic { SAME_DEAD -> sub = SUB_FREE } :: else fi
 	:: else
 	fi
 }
@@ -247,6 +253,7 @@ proctype Recoverer(byte me)
 {
 	byte b, o, w, i, word, p, last; /* last: of the subscriber's lives that have ended by death */
 	byte seen_op[2];
+	byte gone_life; /* of the subscriber that it has found dead */
 	bit gone_sub, postponed, is[3 + 1];
 end:
 	do
@@ -262,8 +269,8 @@ end:
 		postponed = 0 }
 		/* subscribers_mark() */
 		if
-		:: atomic { is[2] && dead[2] && sub == SUB_LIVE -> sub = SUB_DEAD; gone_sub = 1 }
-		:: atomic { is[2] && sub == SUB_DEAD -> gone_sub = 1 }
+		:: atomic { is[2] && dead[2] && sub == SUB_LIVE -> sub = SUB_DEAD; gone_sub = 1; gone_life = life }
+		:: atomic { is[2] && sub == SUB_DEAD -> gone_sub = 1; gone_life = life }
 		:: else
 		fi;
 #ifdef MUTATE_VACATED_FIRST
@@ -386,7 +393,7 @@ end:
 			d_step {
 				if :: is[0] -> recovered[0] = 1; op[0] = 0 :: else fi;
 				if :: is[1] -> recovered[1] = 1; op[1] = 0 :: else fi;
-				if :: is[2] && dead[2] && sub != SUB_DEAD -> recovered[2] = 1 :: else fi;
+				if :: is[2] && dead[2] && life == last && sub == SUB_FREE -> recovered[2] = 1 :: else fi;
 				if :: is[3] -> recovered[3] = 1 :: else fi
 			}
 		:: else
@@ -411,6 +418,14 @@ end:	atomic {
 				assert(slot[POSITION(owner[b]) % SIZE] == WORD(POSITION(owner[b]), b))
 			:: else
 			fi;
+			b++
+		:: else -> break
+		od;
+		b = 0;
+		do
+		:: b < SIZE ->
+			n = slot[b] % 16;
+			assert(n == NONE || owner[n] == TRANSIT(slot[b] / 16));
 			b++
 		:: else -> break
 		od;

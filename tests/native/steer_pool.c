@@ -13,6 +13,8 @@
  */
 #include "steer_world.h"
 
+#include "topic.h"
+
 #include <stdarg.h>
 
 #define PRODUCER { [ALLOC_WAIT] = 2, [PUT_WAIT] = 6, [FREE] = 1 }
@@ -20,6 +22,9 @@
 #define BOTH { [ALLOC] = 3, [FREE] = 3, [PUT] = 4, [GET] = 4 }
 /* Makes chains of what it allocates, and puts, gets and frees them. */
 #define CHAINS { [ALLOC] = 4, [CHAIN] = 4, [FREE] = 3, [PUT] = 4, [GET] = 4 }
+/* Publishes to the topic, and reads it. */
+#define PUBLISHER { [ALLOC] = 4, [PUBLISH_WAIT] = 6, [FREE] = 1 }
+#define READER { [SUBSCRIBE] = 2, [TAKE] = 4, [TAKE_WAIT] = 2, [LET_GO] = 4, [LEAVE] = 1 }
 #define RECOVERER { [RECOVER] = 4, [ALLOC] = 1, [FREE] = 1 }
 /* Queue 1 is for dead letters. */
 #define LETTERS                                                                                    \
@@ -31,6 +36,14 @@
 #define SLOTS                                                                                      \
 	{ "member_attach", "member_take_slot", "recover_mark", "withdraw_request",                 \
 	  "take",          "member_take_slot" }
+#define HOLDS { "acquire", "topic_release", "evict", "reserve", "gate_passes", "topic_forsaken" }
+#define KEEPS { "shelve", "set_keeper", "evict", "topic_release", "topic_evict_for", "acquire" }
+#define JOINS { "gate_shut", "gate_passes", "claim", "leave_if_done", "reserve", "acquire" }
+#define GONE                                                                                       \
+	{                                                                                          \
+		"topic_forsaken",  "topic_vacate", "mark_topic",                                   \
+		"topic_evict_for", "take",         "topic_release"                                 \
+	}
 #define ROLES { "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "abandon" }
 
 /* clang-format off */
@@ -256,6 +269,53 @@ static const struct profile profiles[] = {
 	{ "chains-threads", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 14, .most = 3,
 	  .one_process = true, .chains = true,
 	  .weight = { { [ALLOC] = 4, [CHAIN] = 4, [HAND_OVER] = 4, [ADOPT] = 3, [END] = 2 } } },
+	{ "topic", 16, 16, 4, 2, 4, 4, .topic = 4, .threads = 4, .operations = 16, .most = 3,
+	  .duel = JOINS,
+	  .weight = { PUBLISHER, PUBLISHER, READER, READER } },
+	{ "topic-wait", 32, 32, 4, 2, 4, 4, .topic = 2, .threads = 4, .operations = 12, .most = 1,
+	  .policies = { [2] = 1u << TOPIC_BLOCK, [3] = 1u << TOPIC_BLOCK },
+	  .weight = { { [ALLOC] = 4, [PUBLISH_WAIT] = 6 }, { [ALLOC] = 4, [PUBLISH_WAIT] = 6 },
+		      { [TAKE_WAIT] = 6, [LET_GO] = 4 } } },
+	{ "topic-policies", 32, 32, 4, 2, 4, 4, .topic = 4, .threads = 6, .operations = 14, .most = 3,
+	  .policies = { 0, 0, 1u << TOPIC_BLOCK, 1u << TOPIC_DROP_OLDEST, 1u << TOPIC_LATEST,
+			1u << TOPIC_DROP_NEWEST },
+	  .duel = HOLDS,
+	  .weight = { PUBLISHER, { [ALLOC] = 4, [PUBLISH] = 6 }, READER } },
+	{ "topic-newest", 32, 32, 4, 2, 4, 4, .topic = 2, .threads = 4, .operations = 16, .most = 2,
+	  .policies = { 0, 0, 1u << TOPIC_DROP_NEWEST, 1u << TOPIC_DROP_NEWEST },
+	  .duel = KEEPS,
+	  .weight = { PUBLISHER, PUBLISHER, READER, READER } },
+	{ "topic-newest-deaths", 32, 32, 4, 2, 4, 4, .topic = 2, .threads = 5, .operations = 14,
+	  .deaths = 3, .mortal = 31, .most = 2, .topics = true,
+	  .policies = { 0, 0, 1u << TOPIC_DROP_NEWEST, 1u << TOPIC_DROP_NEWEST },
+	  .duel = KEEPS,
+	  .weight = { PUBLISHER, PUBLISHER, READER, READER, RECOVERER } },
+	{ "topic-end", 16, 16, 4, 2, 4, 4, .topic = 4, .threads = 4, .operations = 12, .most = 2,
+	  .weight = { PUBLISHER, PUBLISHER, READER,
+		      { [ALLOC] = 5, [FREE] = 5, [TAKE_WAIT] = 5, [LET_GO] = 5, [END_TOPIC] = 1 } } },
+	{ "topic-deaths", 32, 32, 4, 2, 4, 4, .topic = 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 3, .topics = true,
+	  .duel = HOLDS,
+	  .weight = { PUBLISHER, PUBLISHER, READER, READER, RECOVERER } },
+	{ "topic-recoverers", 32, 32, 4, 2, 4, 4, .topic = 2, .threads = 6, .operations = 10,
+	  .deaths = 4, .mortal = 63, .most = 2, .topics = true,
+	  .duel = GONE,
+	  .weight = { PUBLISHER, PUBLISHER, READER, READER, RECOVERER, RECOVERER } },
+	{ "topic-slots", 32, 32, 4, 2, 4, 4, .topic = 4, .threads = 5, .operations = 12, .deaths = 3,
+	  .mortal = 31, .members = 6, .most = 3, .topics = true,
+	  .duel = SLOTS,
+	  .weight = { { [ALLOC] = 4, [PUBLISH] = 4, [REATTACH] = 1, [SUBSCRIBE] = 2, [TAKE] = 4,
+			[LET_GO] = 3, [LEAVE] = 2, [RECOVER] = 1 } } },
+	{ "topic-chains", 32, 32, 4, 2, 4, 4, .topic = 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 3, .topics = true, .chains = true,
+	  .duel = HOLDS,
+	  .weight = { { [ALLOC] = 4, [CHAIN] = 4, [PUBLISH] = 4 },
+		      { [ALLOC] = 4, [CHAIN] = 4, [PUBLISH] = 4 }, READER, READER, RECOVERER } },
+	{ "topic-sizes", 16, 8, 4, 2, 2, 4, .second = 16, .topic = 4, .threads = 5, .operations = 14,
+	  .deaths = 3, .mortal = 31, .most = 3, .topics = true,
+	  .duel = HOLDS,
+	  .weight = { PUBLISHER, { [ALLOC] = 4, [PUBLISH] = 4, [TRIM] = 1 }, READER, READER,
+		      RECOVERER } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
 	  .most = 1,
 	  .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
@@ -298,6 +358,28 @@ static const char *const graves[] = {
 static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "free_chain", "sweep" };
 static const char *const chain_graves[] = { "chain_make", "free_chain",    "sweep_one",
 					    "take",       "free_segments", "raise_generations" };
+/* The same, where there is a topic. */
+static const char *const topic_haunts[] = { "topic_forsaken",  "topic_vacate", "mark_topic",
+					    "topic_evict_for", "sweep_one",    "take" };
+static const char *const topic_graves[] = { "evict",
+					    "topic_publish",
+					    "acquire",
+					    "topic_release",
+					    "topic_own",
+					    "shelve",
+					    "topic_store_cursor",
+					    "set_keeper",
+					    "topic_keepers",
+					    "topic_subscribe",
+					    "claim",
+					    "gate_shut",
+					    "leave_if_done",
+					    "topic_get",
+					    "topic_unsubscribe",
+					    "topic_vacate",
+					    "reserve",
+					    "topic_evict_for",
+					    "topic_forsaken" };
 #define ONE_OF(names) (names)[steer_random(sizeof(names) / sizeof(*(names)))]
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 
@@ -344,6 +426,8 @@ static uint32_t limit_of(const struct actor *a, enum operation what)
 		return a->held;
 	case PUT:
 	case PUT_WAIT:
+	case PUBLISH:
+	case PUBLISH_WAIT:
 		return a->held < BULK_MOST ? a->held : BULK_MOST;
 	case GET:
 	case GET_WAIT:
@@ -407,6 +491,10 @@ static void run_seed(uint64_t seed)
 	if (world_profile->chains && steer_random(2)) {
 		run.haunt = ONE_OF(chain_haunts);
 		run.grave = ONE_OF(chain_graves);
+	}
+	if (world_profile->topics && steer_random(3)) {
+		run.haunt = ONE_OF(topic_haunts);
+		run.grave = ONE_OF(topic_graves);
 	}
 	run.duel = steer_random(2) ? world_profile->duel[steer_random(DUELS)] : NULL;
 	run.deaths = world_profile->deaths ? 1 + steer_random(world_profile->deaths) : 0;

@@ -8,6 +8,8 @@
 
 #include "binding.h"
 #include "opening.h"
+#include "steer_topic.h"
+#include "topic.h"
 #include "trim.h"
 
 #define MESSAGES 512
@@ -35,7 +37,7 @@ static uint32_t handed_over, passed_on, ends;
 /* The segment when it was new. */
 static char *snapshot;
 
-static uint32_t *text(uint64_t handle)
+uint32_t *world_text(uint64_t handle)
 {
 	return (uint32_t *)pool_data(&world_actors[LAST].pool, handle_index(handle));
 }
@@ -72,6 +74,7 @@ static void take(uint32_t me, uint64_t handle, bool got)
 	DEMAND(handle_index(handle) < total());
 	if (!got)
 		chained[handle_index(handle)] = 0;
+	topic_check_unheld(handle_index(handle));
 	for (uint32_t at = 1 + handle_index(handle); at; at = chained[at - 1]) {
 		int had = holder[at - 1];
 		if (had != NOBODY && !dead((uint32_t)had))
@@ -86,15 +89,16 @@ static void take(uint32_t me, uint64_t handle, bool got)
 }
 
 /* Notes that the thread no longer owns its newest n buffers. */
-static const uint64_t *part_with(struct actor *a, uint32_t n)
+const uint64_t *world_part_with(uint32_t me, uint32_t n)
 {
+	struct actor *a = &world_actors[me];
 	a->held -= n;
 	for (uint32_t i = a->held; i < a->held + n; i++)
 		give(a->hand[i], NOBODY);
 	return &a->hand[a->held];
 }
 
-static void keep_after_all(uint32_t me, uint32_t n)
+void world_keep(uint32_t me, uint32_t n)
 {
 	struct actor *a = &world_actors[me];
 	for (uint32_t i = a->held; i < a->held + n; i++)
@@ -121,21 +125,34 @@ static bool may_be_in(const struct message *m, uint32_t queue)
 }
 
 /* Writes the number of a message into all its buffers. */
-static void number(uint64_t handle, uint32_t id)
+void world_number(uint64_t handle, uint32_t id)
 {
 	for (uint32_t at = 1 + handle_index(handle); at; at = chained[at - 1])
-		*text(at - 1) = id;
+		*world_text(at - 1) = id;
+}
+
+uint32_t world_next_part(uint32_t index)
+{
+	return chained[index];
+}
+
+uint32_t world_parts(uint32_t index)
+{
+	uint32_t n = 1;
+	for (; chained[index]; index = chained[index] - 1)
+		n++;
+	return n;
 }
 
 /* Checks that a message has the buffers that its producer gave it, in that order. */
-static void check_whole(uint32_t me, uint64_t handle)
+void world_check_whole(uint32_t me, uint64_t handle)
 {
 	const struct qmempool *p = &world_actors[me].pool;
-	uint32_t n = 1, at = handle_index(handle), id = *text(handle);
+	uint32_t n = 1, at = handle_index(handle), id = *world_text(handle);
 	for (; chained[at]; n++) {
 		SAME(chained[at] - 1, chain_next(p, handle, at));
 		at = chained[at] - 1;
-		SAME(id, *text(at));
+		SAME(id, *world_text(at));
 	}
 	SAME(n, chain_count(p, handle));
 }
@@ -143,12 +160,12 @@ static void check_whole(uint32_t me, uint64_t handle)
 /* Checks a message that came out of a queue. */
 static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 {
-	uint32_t id = *text(handle);
+	uint32_t id = *world_text(handle);
 	bool requeues = world_profile->on_death[queue].what != ON_DEATH_FREE;
 	DEMAND(id < sent);
 	struct message *m = &messages[id];
 	DEMAND(may_be_in(m, queue));
-	bool again = requeues && (m->fate == TAKEN || m->fate == DONE) && dead(m->taker);
+	bool again = requeues && (m->fate == RECEIVED || m->fate == DONE) && dead(m->taker);
 	if (m->fate != SENDING && m->fate != SENT && !again)
 		steer_failed("message %u comes out of queue %u a second time", id, queue);
 	/* What was put back is behind what was sent later. */
@@ -158,7 +175,7 @@ static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 			steer_failed("message %u comes out after %u", id, *last - 1);
 		*last = id + 1;
 	}
-	m->fate = TAKEN;
+	m->fate = RECEIVED;
 	m->taker = me;
 	say(handle, 0, 0);
 }
@@ -194,8 +211,8 @@ void world_free(uint32_t me, uint32_t n)
 	DEMAND(n && n <= a->held);
 	for (uint32_t i = a->held - n; i < a->held; i++)
 		if (a->got[i])
-			messages[*text(a->hand[i])].fate = DONE;
-	const uint64_t *handle = part_with(a, n);
+			messages[*world_text(a->hand[i])].fate = DONE;
+	const uint64_t *handle = world_part_with(me, n);
 	SAME(0, n == 1 ? qmempool_free(&a->pool, a->m, handle[0]) :
 			 qmempool_free_bulk(&a->pool, a->m, handle, n));
 }
@@ -218,14 +235,14 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t k = a->held - n + i;
 		if (a->got[k])
-			messages[*text(a->hand[k])].fate = DONE;
+			messages[*world_text(a->hand[k])].fate = DONE;
 		messages[first + i] = (struct message) { SENDING, me, queue, first, n, 0, false };
-		number(a->hand[k], first + i);
+		world_number(a->hand[k], first + i);
 		a->got[k] = false;
 	}
 	for (uint32_t i = 0; i < n; i++)
 		say(a->hand[a->held - n + i], first + i + 1, first + i);
-	const uint64_t *handle = part_with(a, n);
+	const uint64_t *handle = world_part_with(me, n);
 	a->waits_on = r;
 	a->waits_for = n;
 	const bool late = shut_down[queue];
@@ -241,7 +258,7 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 	if (error) {
 		DEMAND(error == -ENOBUFS || (error == -EINTR && wait) ||
 		       (error == -EBUSY && r->flags & SP) || (error == -EPIPE && alf_closed(r)));
-		keep_after_all(me, n);
+		world_keep(me, n);
 	}
 }
 
@@ -282,7 +299,7 @@ void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 		take(me, handle[i], true);
 	}
 	for (int i = 0; i < got; i++) /* the thread may die here */
-		check_whole(me, handle[i]);
+		world_check_whole(me, handle[i]);
 }
 
 void world_attach(uint32_t me)
@@ -303,9 +320,9 @@ void world_reattach(uint32_t me)
 	struct actor *a = &world_actors[me];
 	for (uint32_t i = 0; i < a->held; i++)
 		if (a->got[i])
-			messages[*text(a->hand[i])].fate = DONE;
+			messages[*world_text(a->hand[i])].fate = DONE;
 	while (a->held)
-		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
+		SAME(0, qmempool_free(&a->pool, a->m, *world_part_with(me, 1)));
 	SAME(0, member_held(&world_segment, a->m));
 	qmempool_drain(&a->pool, a->m);
 	member_release(&a->pool.segment, a->m);
@@ -343,8 +360,8 @@ void world_nack(uint32_t me, bool later)
 	struct actor *a = &world_actors[me];
 	if (!a->held || !a->got[a->held - 1])
 		return;
-	uint64_t handle = *part_with(a, 1);
-	uint32_t id = *text(handle);
+	uint64_t handle = *world_part_with(me, 1);
+	uint32_t id = *world_text(handle);
 	struct message *m = &messages[id];
 	say(handle, id + 1, id);
 	m->fate = SENT;
@@ -353,8 +370,8 @@ void world_nack(uint32_t me, bool later)
 	if (!error)
 		return;
 	DEMAND(error == -ENOBUFS && !later && m->fate == SENT);
-	m->fate = TAKEN;
-	keep_after_all(me, 1);
+	m->fate = RECEIVED;
+	world_keep(me, 1);
 }
 
 void world_move(uint32_t me, uint32_t queue)
@@ -402,7 +419,7 @@ void world_send(uint32_t me, uint32_t queue, uint32_t n)
 
 void world_forget(uint32_t me)
 {
-	part_with(&world_actors[me], world_actors[me].held);
+	world_part_with(me, world_actors[me].held);
 }
 
 void world_chain(uint32_t me, uint32_t n, bool backwards)
@@ -437,7 +454,7 @@ void world_hand_over(uint32_t me)
 {
 	pass_on();
 	if (world_actors[me].held && handed_over < HANDED_MOST)
-		handed[handed_over++] = *part_with(&world_actors[me], 1);
+		handed[handed_over++] = *world_part_with(me, 1);
 }
 
 void world_adopt(uint32_t me)
@@ -468,6 +485,8 @@ void world_end_thread(uint32_t me)
 static bool has_something(const struct actor *a, const struct alf_ring *r, const uint32_t *word)
 {
 	alf_position cons = load_relaxed(&r->q->cons);
+	if (topic_is(r))
+		return topic_has_something(a, word);
 	if (word == &r->q->room_wait || word == &r->q->room_many)
 		return alf_closed(r) || alf_avail_space(r) >= a->waits_for;
 	if (word == &r->q->data_wait)
@@ -501,7 +520,8 @@ void steer_idle(void)
 		/* Only the core's short sleeps may have no waker. */
 		bool alloc = a->waits_on &&
 			     segment_free_ring(&world_segment, a->waits_on->id) != CLASSES_MAX;
-		bool exact = most >= WAIT_SLICE_NS || (alloc && !steer_buffers());
+		bool topic = a->waits_on && topic_is(a->waits_on);
+		bool exact = most >= WAIT_SLICE_NS || ((alloc || topic) && !steer_buffers());
 		if (word && a->waits_on && exact && has_something(a, a->waits_on, word))
 			steer_failed("thread %u sleeps %lld us and there is something for it", i,
 				     (long long)most / 1000);
@@ -530,6 +550,8 @@ void steer_between(void)
 {
 	if (!steer_buffers())
 		check_audit(0);
+	if (world_profile->topic)
+		topic_between();
 }
 
 /* The end of a run. */
@@ -544,9 +566,9 @@ static void drain_queues(void)
 		while ((got = queue_get(&a->pool, a->m, r, &handle, 1)) == 1) {
 			receive(LAST, q, handle);
 			take(LAST, handle, true);
-			check_whole(LAST, handle);
-			messages[*text(handle)].fate = DONE;
-			SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
+			world_check_whole(LAST, handle);
+			messages[*world_text(handle)].fate = DONE;
+			SAME(0, qmempool_free(&a->pool, a->m, *world_part_with(LAST, 1)));
 		}
 		DEMAND(got == (alf_closed(r) ? -EPIPE : -EAGAIN) ||
 		       (got == -EBUSY && r->flags & SC));
@@ -634,10 +656,10 @@ static void check_messages(void)
 		const struct message *m = &messages[i];
 		uint32_t out = 0, lost = 0;
 		for (uint32_t k = i; k < i + m->n; k++) {
-			out += messages[k].fate == DONE || messages[k].fate == TAKEN;
+			out += messages[k].fate == DONE || messages[k].fate == RECEIVED;
 			lost += messages[k].fate == SENT ||
 				(messages[k].fate == SENDING && dead(m->producer));
-			if (world_profile->on_death[m->queue].what && messages[k].fate == TAKEN)
+			if (world_profile->on_death[m->queue].what && messages[k].fate == RECEIVED)
 				steer_failed(
 					"message %u, which thread %u had when it died, is lost", k,
 					messages[k].taker);
@@ -674,16 +696,18 @@ void world_end(void)
 		world_adopt(0);
 	for (uint32_t i = 0; i < world_profile->threads; i++)
 		held += steer_died(i) ? 0 : world_actors[i].held;
-	check_audit(held);
+	if (!world_profile->topic) /* what a topic's subscribers hold is no member's */
+		check_audit(held);
+	topic_end();
 	for (uint32_t i = 0; i < world_profile->threads; i++) {
 		struct actor *other = &world_actors[i];
 		if (steer_died(i))
 			continue;
 		for (uint32_t k = 0; k < other->held; k++)
 			if (other->got[k])
-				messages[*text(other->hand[k])].fate = DONE;
+				messages[*world_text(other->hand[k])].fate = DONE;
 		while (other->held)
-			SAME(0, qmempool_free(&other->pool, other->m, *part_with(other, 1)));
+			SAME(0, qmempool_free(&other->pool, other->m, *world_part_with(i, 1)));
 		qmempool_drain(&other->pool, other->m);
 		member_release(&world_segment, other->m);
 	}
@@ -692,7 +716,8 @@ void world_end(void)
 	check_messages();
 	/* As any of the processes would: each has its own hint of what exists. */
 	struct qmempool *pool = &world_actors[steer_random(world_profile->threads)].pool;
-	while (a->held < total()) {
+	const uint32_t kept = world_profile->topic ? topic_kept() : 0;
+	while (a->held < total() - kept) {
 		uint64_t handle;
 		int error = -EAGAIN;
 		/* A member that finds nothing asks for dead members only now and then. */
@@ -704,9 +729,9 @@ void world_end(void)
 			break;
 		take(LAST, handle, false);
 	}
-	SAME(total(), a->held);
+	SAME(total() - kept, a->held);
 	while (a->held)
-		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
+		SAME(0, qmempool_free(&a->pool, a->m, *world_part_with(LAST, 1)));
 	check_audit(0);
 	check_names();
 	check_deaths();
@@ -726,6 +751,9 @@ static uint64_t part(uint32_t i, uint64_t *size)
 	}
 	if (i <= world_segment.geometry.queues) {
 		*size = world_profile->ring * sizeof(uint64_t);
+		if (i == QUEUES + 1 && world_profile->topic)
+			*size = (world_profile->topic * (1 + SUBSCRIBERS_MAX) + TOPIC_SLOTS) *
+				sizeof(uint64_t);
 		return world_segment.rings_offset + (i - 1) * sizeof(uint64_t) * ALF_CAPACITY_MAX;
 	}
 	*size = total() * sizeof(struct buffer);
@@ -822,6 +850,7 @@ void world_make(const struct profile *profile)
 					 world_profile->ring, world_profile->flags[i],
 					 &world_profile->on_death[i]));
 	}
+	topic_make();
 	pool_unbind(&world_actors[LAST].pool);
 	snapshot = malloc(world_segment.size);
 	copy(false);
@@ -916,6 +945,7 @@ void world_begin(void)
 			SAME(0, pool_bind(&world_actors[i].pool, &world_segment));
 	for (uint32_t i = 0; i < world_profile->threads; i++)
 		opening_pools[i] = world_actors[i].pool;
+	topic_begin();
 }
 
 void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
@@ -996,6 +1026,16 @@ void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
 		break;
 	case SHUTDOWN:
 		world_shutdown(me, queue);
+		break;
+	case PUBLISH:
+	case PUBLISH_WAIT:
+	case SUBSCRIBE:
+	case TAKE:
+	case TAKE_WAIT:
+	case LET_GO:
+	case LEAVE:
+	case END_TOPIC:
+		topic_operate(me, what, n);
 		break;
 	case CALL: /* only in scripts: steer_script.c */
 	case OPERATIONS:

@@ -64,6 +64,14 @@ enum operation {
 	CHAIN,
 	PIN, /* the pool, and register what exists; if it is pinned: unpin it */
 	SHUTDOWN,
+	PUBLISH, /* these of steer_topic.h */
+	PUBLISH_WAIT,
+	SUBSCRIBE,
+	TAKE,
+	TAKE_WAIT,
+	LET_GO,
+	LEAVE,
+	END_TOPIC,
 	CALL,
 	OPERATIONS
 };
@@ -85,9 +93,12 @@ struct profile {
 	bool one_process; /* the threads are of one process, and hand buffers to each other */
 	bool peeked;      /* each header names the message it belongs to */
 	bool chains;      /* threads that die are in the middle of a chain more often */
+	bool topics;      /* the same of the topic */
 	uint32_t members; /* number of slots, if not MEMBERS */
 	uint32_t second;  /* capacity of a second size class; 0 for none */
-	uint32_t each[STEER_THREADS]; /* the same as most, by thread */
+	uint32_t topic;   /* depth of a topic; 0 for none */
+	uint8_t policies[STEER_THREADS]; /* bits of those it subscribes with; 0: all */
+	uint32_t each[STEER_THREADS];    /* the same as most, by thread */
 	uint32_t flags[QUEUES];
 	struct queue_on_death on_death[QUEUES];
 	const char *duel[DUELS]; /* of steer.h */
@@ -95,7 +106,7 @@ struct profile {
 	uint8_t weight[STEER_THREADS][OPERATIONS];
 };
 
-enum fate { UNSENT, SENDING, SENT, TAKEN, DONE };
+enum fate { UNSENT, SENDING, SENT, RECEIVED, DONE };
 struct message {
 	enum fate fate;
 	uint32_t producer, queue, bulk, n, taker;
@@ -171,6 +182,15 @@ void world_end_thread(uint32_t me);
 void world_pin(uint32_t me);
 void world_register(uint32_t me); /* what exists since */
 void world_unpin(uint32_t me);
+/* For steer_topic.c. None makes a step, but the check that a message is whole. */
+uint32_t *world_text(uint64_t handle);
+void world_number(uint64_t handle, uint32_t number); /* writes it into all buffers of a message */
+uint32_t world_next_part(uint32_t index); /* 1 + the buffer that follows in a chain; 0 for none */
+uint32_t world_parts(uint32_t index);     /* buffers of the message */
+void world_check_whole(uint32_t me, uint64_t handle);
+/* Notes that a thread no longer owns its newest n buffers, or that it still does. */
+const uint64_t *world_part_with(uint32_t me, uint32_t n);
+void world_keep(uint32_t me, uint32_t n);
 /* Any of these, on a queue and with n buffers where that applies. *out gets a recovery's
  * result. */
 void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,

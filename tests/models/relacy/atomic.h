@@ -30,9 +30,9 @@
 #define ALWAYS_INLINE inline
 #define _Static_assert(condition, why) /* the real build checks sizes */
 
-enum place { ELSEWHERE, PROD, CONS, LIMIT, SLOT, OP, OWNER, WAIT, DEAD, PLACES };
+enum place { ELSEWHERE, PROD, CONS, LIMIT, SLOT, OP, OWNER, HOLD, WAIT, DEAD, PLACES };
 static const char *const place_name[PLACES] = { "",   "prod",  "cons", "limit", "slot",
-						"op", "owner", "wait", "dead" };
+						"op", "owner", "hold", "wait",  "dead" };
 enum access { LOAD, STORE, CAS, ACCESSES };
 static const char *const access_name[ACCESSES] = { "load", "store", "cas" };
 

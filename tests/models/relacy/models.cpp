@@ -8,6 +8,7 @@
 
 #include "death.h"
 #include "flow.h"
+#include "topic.h"
 
 struct scenario {
 	const char *name;
@@ -36,6 +37,9 @@ static const scenario scenarios[] = {
 	{ "dead-consumer", rl::simulate<dead_consumer<1, ALF_MULTI>> },
 	{ "dead-consumer-bulk", rl::simulate<dead_consumer<2, ALF_MULTI>> },
 	{ "dead-consumer-single", rl::simulate<dead_consumer<2, ALF_SINGLE>> },
+	{ "topic", rl::simulate<topic_flow<2>> },
+	{ "topic-readers", rl::simulate<topic_flow<1>> },
+	{ "topic-dead-reader", rl::simulate<topic_death> },
 };
 
 static int usage()

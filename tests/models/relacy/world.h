@@ -23,9 +23,23 @@
 #define TAKEN -3 /* by the sweep */
 
 /* How often each event occurred, over all interleavings. */
-enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, BURIED, SWEPT, POSTPONED, EVENTS };
-static const char *const event_name[EVENTS] = { "full",   "empty",  "lapped", "slept",
-						"killed", "buried", "swept",  "postponed" };
+enum event {
+	FULL,
+	EMPTY,
+	LAPPED,
+	SLEPT,
+	KILLED,
+	BURIED,
+	SWEPT,
+	POSTPONED,
+	RECEIVED,
+	EVICTED,
+	STAYED,
+	EVENTS
+};
+static const char *const event_name[EVENTS] = { "full",     "empty",   "lapped", "slept",
+						"killed",   "buried",  "swept",  "postponed",
+						"received", "evicted", "stayed" };
 static uint64_t events[EVENTS];
 
 /* Owner words as in layout.h. */
