@@ -96,7 +96,7 @@ static int64_t room(uint32_t n)
 			return 0;
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
 		const struct topic_subscriber *s = &topic_of(ring)->subscriber[i];
-		int64_t has = (int64_t)(s->cursor + DEPTH - alf_end(ring->q->prod));
+		int64_t has = topic_distance(s->cursor + DEPTH, alf_end(ring->q->prod));
 		if ((s->state & TOPIC_STATE_MASK) == TOPIC_LIVE && s->state &&
 		    s->policy == TOPIC_BLOCK && has < least)
 			least = has;
