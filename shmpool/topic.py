@@ -120,7 +120,7 @@ class Topic(TopicBase):
         policy  what happens when this subscriber is a whole depth behind:
                 "block"        publishers wait for it, so that it misses nothing
                 "drop-oldest"  it goes on with the oldest message that is kept
-                "drop-newest"  it keeps what it has not got, and misses what comes meanwhile
+                "drop-newest"  it keeps these, and misses what comes while it has them to get
                 "latest"       it always gets the newest message, and first the one that is there
         start   "newest": the first message is the next one that is published;
                 "oldest": the first message is the oldest that the topic keeps

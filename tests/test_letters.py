@@ -3,6 +3,7 @@
 counted."""
 
 import asyncio
+import errno
 import json
 import struct
 import threading
@@ -121,6 +122,16 @@ def test_redrive_elsewhere(
     with pytest.raises(shmpool.InvalidArgument):
         single.redrive()
     assert 3 == len(letters)
+
+
+def test_no_dead_letter_is_moved_into_a_topic(
+    pool: shmpool.Pool, letters: shmpool.AlfQueue
+) -> None:
+    """The core refuses a topic's number: a buffer that was put there belongs to no publication."""
+    topic = pool.create_topic("topic", depth=2)
+    assert -errno.EOPNOTSUPP == letters._move(topic.number, False)
+    assert [b"job 0", b"job 1", b"job 2"] == [m.payload for m in letters.peek(8)]
+    assert topic.published == 0
 
 
 def test_redrive_leaves_some(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:

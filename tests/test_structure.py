@@ -76,6 +76,7 @@ C_PLACE = {
     "topic_subscriber.c": "topic.h",
     "topic_keep.c": "topic.h",
     "topic_repair.c": "topic.h",
+    "topic_take.c": "topic.h",
     "recover_due.c": "recover.h",
     "blocking_alloc.c": "blocking.h",
     "blocking_topic.c": "blocking.h",
@@ -102,6 +103,7 @@ C_PREFIX = {
     "topic_subscriber.c": "topic",
     "topic_keep.c": "topic",
     "topic_repair.c": "topic",
+    "topic_take.c": "topic",
     "bulk.c": "shmpool",
     "letters.c": "shmpool",
     "chains.c": "shmpool",
@@ -172,6 +174,8 @@ TAGGED = {
     "CURSOR": "cursor",
     "GATE": "gate|prod",
     "TOPIC": "state|barred|word",
+    "KEEP": "keepers|state|cursor|prod",
+    "SHELF": "shelf|slot",
 }
 WRITER = "write|wrote|store|move|raise|set|lock|take|add|clear|count"
 READER = "read|see|load|find|look|poll|inspect"

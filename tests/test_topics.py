@@ -95,6 +95,16 @@ def test_a_burst_is_published_and_got_as_one(topic: Topic, pool: Pool) -> None:
         assert all(one.released for one in got)
 
 
+def test_get_many_gets_what_there_is(topic: Topic) -> None:
+    with topic.subscribe() as sub, topic.subscribe(policy="latest") as latest:
+        say(topic, 1, 2, 3)
+        assert [int(bytes(one)) for one in sub.get_many(2)] == [1, 2]
+        assert [int(bytes(one)) for one in sub.get_many(64)] == [3]
+        assert [int(bytes(one)) for one in latest.get_many(64)] == [3]
+        with pytest.raises(shmpool.Empty):
+            sub.get_many(64, timeout=0)
+
+
 def test_a_burst_that_the_topic_never_holds_is_full(topic: Topic, pool: Pool) -> None:
     burst = pool.alloc_many(DEPTH + 1)
     with pytest.raises(shmpool.Full, match="at most 8: publish it in parts"):

@@ -124,6 +124,11 @@ static PyObject *subscriber_try_get(PyObject *object, PyObject *Py_UNUSED(unused
 	return subscriber_raise(self, code);
 }
 
+static uint64_t subscriber_lag(struct subscriber_object *self)
+{
+	return samples_key(self) && samples_mine(self) ? topic_lag(&self->in) : 0;
+}
+
 /* Fills a list of n new Samples, none of them filled before: no exception can lose a message. */
 static PyObject *subscriber_take_many(PyObject *object, PyObject *args)
 {
@@ -141,6 +146,9 @@ static PyObject *subscriber_take_many(PyObject *object, PyObject *args)
 		PyErr_SetString(PyExc_ValueError, "an empty list, and 1 or more");
 		return NULL;
 	}
+	const uint64_t there = subscriber_lag(self);
+	if (there && there < (uint64_t)most)
+		most = (Py_ssize_t)there; /* so that few are made in vain */
 	PyObject *fresh = PyList_New(most);
 	for (Py_ssize_t i = 0; fresh && i < most; i++) {
 		struct sample_object *sample = samples_new(self);
@@ -178,10 +186,7 @@ static PyObject *subscriber_get_gaps(PyObject *object, void *Py_UNUSED(unused))
 
 static PyObject *subscriber_get_lag(PyObject *object, void *Py_UNUSED(unused))
 {
-	struct subscriber_object *self = (struct subscriber_object *)object;
-	if (!samples_key(self) || !samples_mine(self) || self->in.closed)
-		return PyLong_FromLong(0);
-	return PyLong_FromUnsignedLongLong(topic_lag(&self->in));
+	return PyLong_FromUnsignedLongLong(subscriber_lag((struct subscriber_object *)object));
 }
 
 static PyObject *subscriber_get_closed(PyObject *object, void *Py_UNUSED(unused))

@@ -170,7 +170,7 @@ static int get_attempt(struct blocking *b)
 	return queue_get(b->p, b->m, b->r, b->handle, b->n);
 }
 
-static int data_sleep(struct blocking *b, int *result)
+int blocking_data_sleep(struct blocking *b, int *result)
 {
 	struct alf_queue *q = b->r->q;
 	uint32_t entered = wait_enter(&q->data_wait);
@@ -179,11 +179,11 @@ static int data_sleep(struct blocking *b, int *result)
 	 * something is reserved and not published, its producer may have read the wait word before:
 	 * sleep for a short time, and longer and longer while nothing changes. A member that is
 	 * resumed there sees the sleeper. */
-	alf_position prod = load_seq_cst(&q->prod);              /* [WAIT] */
-	bool reserved = alf_end(prod) != load_seq_cst(&q->cons); /* [WAIT] */
+	alf_position prod = load_seq_cst(&q->prod); /* [WAIT] */
+	bool reserved = b->kind->obstructed(b);
 	if (unlikely(prod & ALF_CLOSED))
 		store_relaxed(&q->ended, 1); /* the member that closed it was killed before */
-	*result = get_attempt(b);
+	*result = b->kind->attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = wait_sleep(&q->data_wait, entered, reserved ? b->most_ns : WAIT_SLICE_NS,
@@ -195,7 +195,7 @@ static int data_sleep(struct blocking *b, int *result)
 }
 
 static const struct blocking_kind get_kind = { -EAGAIN,         get_attempt, get_attempt,
-					       data_obstructed, data_yields, data_sleep };
+					       data_obstructed, data_yields, blocking_data_sleep };
 
 int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		 uint32_t n, int64_t deadline_ns)

@@ -95,6 +95,9 @@ struct blocking_kind {
 	int (*sleep)(struct blocking *b, int *result);
 };
 
+/* The sleep of a kind that waits for data_wait; obstructed: something is reserved. */
+int blocking_data_sleep(struct blocking *b, int *result);
+
 /* Goes on after an attempt that ended with result. Returns the last attempt's result, -EINTR or
  * -ESHUTDOWN. */
 int blocking_retry(struct blocking *b, int result);

@@ -17,15 +17,18 @@ static int publish_attempt(struct blocking *b)
 	return topic_publish(b->p, b->m, b->r, b->handle, b->n);
 }
 
-/* Recovers dead subscribers first, at once: they hold up this topic and nobody else. */
-static int publish_hard(struct blocking *b)
+/* Recovers dead subscribers at once: they hold up this topic and nobody else. True if there were
+ * some. */
+static bool recovered_dead(const struct blocking *b)
 {
 	struct shmpool_recovery out;
-	int error = publish_attempt(b);
-	if (error == -ENOBUFS && topic_blocked_by_dead(b->p, b->m, b->r) &&
-	    !recover_passes(b->p, b->m, &out, 1))
-		error = publish_attempt(b);
-	return error;
+	return topic_blocked_by_dead(b->p, b->m, b->r) && !recover_passes(b->p, b->m, &out, 1);
+}
+
+static int publish_hard(struct blocking *b)
+{
+	const int error = publish_attempt(b);
+	return error == -ENOBUFS && recovered_dead(b) ? publish_attempt(b) : error;
 }
 
 /* The position one ring before the next one, as the head of a queue: its publisher may be dead. */
@@ -75,7 +78,9 @@ int blocking_publish(struct qmempool *p, struct member *m, const struct alf_ring
 	int error = topic_publish(p, m, r, handle, n);
 	if (likely(error != -ENOBUFS))
 		return error;
-	error = publish_hard(&b);
+	/* A call that waits polls before it asks the kernel for dead subscribers. */
+	if (deadline_ns == WAIT_NEVER && recovered_dead(&b))
+		error = publish_attempt(&b);
 	return error == -ENOBUFS ? blocking_retry(&b, error) : error;
 }
 
@@ -90,27 +95,9 @@ static bool take_obstructed(const struct blocking *b)
 	return topic_lag(((const struct topic_wait *)b)->s) != 0;
 }
 
-static int take_sleep(struct blocking *b, int *result)
-{
-	struct alf_queue *q = b->r->q;
-	uint32_t entered = wait_enter(&q->data_wait);
-	int slept = 0;
-	/* [WAIT] As data_sleep(): a reserved position's publisher may have read the wait word. */
-	load_seq_cst(&q->prod); /* [WAIT] */
-	const bool reserved = take_obstructed(b);
-	*result = take_attempt(b);
-	if (*result == -EAGAIN) {
-		count_up(&b->m->counters[COUNT_SLEEP], 1);
-		slept = wait_sleep(&q->data_wait, entered, reserved ? b->most_ns : WAIT_SLICE_NS,
-				   b->deadline_ns);
-	}
-	wait_leave(&q->data_wait, entered);
-	b->most_ns = reserved ? wait_longer(b->most_ns, slept) : WAIT_SHORT_NS;
-	return slept;
-}
-
-static const struct blocking_kind take_kind = { -EAGAIN,         take_attempt, take_attempt,
-						take_obstructed, yields,       take_sleep };
+static const struct blocking_kind take_kind = {
+	-EAGAIN, take_attempt, take_attempt, take_obstructed, yields, blocking_data_sleep
+};
 
 int blocking_take(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
 		  uint64_t *position, uint32_t n, int64_t deadline_ns)

@@ -9,7 +9,7 @@
  *     extents    one word each, by class        which parts of the slabs exist
  *     free rings one for each class             the rings of free buffers
  *     rings      max_queues x 2^20 slots        the slots of the named queues; of a topic, also its
- *                                               subscribers, behind them
+ *                                               subscribers and their shelves, behind them
  *     headers    all buffers x struct buffer    one cache line a buffer
  *     data       by class: capacity x stride    the bytes
  *

@@ -162,21 +162,17 @@ static void free_chain(struct qmempool *p, struct member *m, uint64_t head)
 }
 
 /* Frees the segments of all chains that n buffers of m head. Returns 0, or an error of
- * qmempool_check() for one of the n, or for one that is named twice, and frees none: each is marked
- * first, as by queue_put(). */
+ * qmempool_mark() and frees none. */
 static int free_segments(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	uint32_t good = 0;
-	int error = 0;
-	while (good < n && !(error = qmempool_check(p, m, handle[good])))
-		store_relaxed(&pool_buffer(p, handle_index(handle[good++]))->owner,
-			      m->tag | OWNER_PUTTING);
-	for (uint32_t i = 0; i < good; i++)
-		store_relaxed(&pool_buffer(p, handle_index(handle[i]))->owner, m->tag);
-	for (uint32_t i = 0; i < n && !error; i++)
+	int error = qmempool_mark(p, m, handle, n);
+	if (error)
+		return error;
+	qmempool_unmark(p, m, handle, n);
+	for (uint32_t i = 0; i < n; i++)
 		if (buffer_heads(pool_buffer(p, handle_index(handle[i]))))
 			free_chain(p, m, handle[i]);
-	return error;
+	return 0;
 }
 
 /* Raises the generations of n buffers of m, the last one's first, as cache_free() does; before that

@@ -84,6 +84,40 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 	return 0;
 }
 
+/* Restores the owner words of n buffers that qmempool_mark() has marked. */
+static inline void qmempool_unmark(const struct qmempool *p, const struct member *m,
+				   const uint64_t *handle, uint32_t n)
+{
+	while (n--)
+		store_relaxed(&pool_buffer(p, handle_index(handle[n]))->owner, m->tag);
+}
+
+/* Checks that m owns each of n buffers and that none of them is named twice. Marks each one: m does
+ * not own a marked buffer, so a second handle of it fails. Returns 0, or an error of
+ * qmempool_check() and marks none. */
+static ALWAYS_INLINE int qmempool_mark(struct qmempool *p, struct member *m, const uint64_t *handle,
+				       uint32_t n)
+{
+	/* Read once: the compiler cannot know that the stores of owner words below do not change
+	 * it. */
+	struct buffer *const buffers = p->buffers;
+	const uint64_t mine = m->tag, marked = mine | OWNER_PUTTING, capacity = p->total;
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < n; i++) {
+		const uint64_t h = handle[i];
+		struct buffer *b = &buffers[handle_index(h)];
+		if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
+			int error = qmempool_check(p, m, h);
+			if (error) {
+				qmempool_unmark(p, m, handle, i);
+				return error;
+			}
+		}
+		store_relaxed(&b->owner, marked);
+	}
+	return 0;
+}
+
 /* Allocates n buffers, all or none. Returns 0; -EAGAIN if there are fewer; -ENOSPC if the slab may
  * grow and the file system has no room. User fields of headers keep what their last user wrote. */
 static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint64_t *handle,

@@ -246,39 +246,6 @@ int queue_shutdown(const struct alf_ring *r, const struct member *m)
 	return 0;
 }
 
-/* Restores the owner words of n buffers that check_each_once() has marked. */
-static void unmark(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	while (n--)
-		store_relaxed(&pool_buffer(p, handle_index(handle[n]))->owner, m->tag);
-}
-
-/* Checks that m owns each of n buffers and that none of them is named twice. Marks each one: m does
- * not own a marked buffer, so a second handle of it fails. Returns 0, or an error and marks
- * none. */
-static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
-					 const uint64_t *handle, uint32_t n)
-{
-	/* Read once: the compiler cannot know that the stores of owner words below do not change
-	 * it. */
-	struct buffer *const buffers = p->buffers;
-	const uint64_t mine = m->tag, marked = mine | OWNER_PUTTING, capacity = p->total;
-#pragma GCC unroll 4
-	for (uint32_t i = 0; i < n; i++) {
-		const uint64_t h = handle[i];
-		struct buffer *b = &buffers[handle_index(h)];
-		if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
-			int error = qmempool_check(p, m, h);
-			if (error) {
-				unmark(p, m, handle, i);
-				return error;
-			}
-		}
-		store_relaxed(&b->owner, marked);
-	}
-	return 0;
-}
-
 /* The case of one buffer is compiled separately, without loops. */
 static ALWAYS_INLINE int put_through(const struct qmempool *p, struct member *m,
 				     const struct alf_ring *r, const uint64_t *handle, uint32_t n,
@@ -307,14 +274,14 @@ static ALWAYS_INLINE int put_backed(struct qmempool *p, struct member *m, const 
 		return -EMSGSIZE;
 	if (single && unlikely(role_take(&q->producer, m->tag)))
 		return -EBUSY;
-	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
+	error = n == 1 ? qmempool_check(p, m, handle[0]) : qmempool_mark(p, m, handle, n);
 	if (unlikely(error))
 		return error;
 	error = single ? put_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 			 put_through(p, m, r, handle, n, ALF_MULTI);
 	if (unlikely(error)) {
 		if (n > 1)
-			unmark(p, m, handle, n);
+			qmempool_unmark(p, m, handle, n);
 		if (error == -ERESTART)
 			return error;
 		count_up(&m->counters[COUNT_FULL], 1);

@@ -93,7 +93,8 @@ static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind
 /* Finds the subscribers of topics whose processes are dead, and marks them DEAD. */
 void subscribers_mark(struct recovery *r);
 
-/* Evicts, before a sweep, what members that evict may still set the bits of those subscribers on. */
+/* Evicts, before a sweep, the messages on which members that evict may still set the bits of those
+ * subscribers. */
 void subscribers_evict(struct recovery *r);
 
 /* Frees those subscribers, after a sweep of all buffers. */

@@ -62,6 +62,8 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 {
 	const struct alf_ring *given = to ? queue_ring(p, to) : NULL;
 	uint64_t handle;
+	if (given && given->flags & ALF_TOPIC)
+		return -EOPNOTSUPP;
 	if (given && !alf_avail_space(given))
 		return alf_ready(from, 0) ? -ENOBUFS : -EAGAIN;
 	int got = queue_get(p, m, from, &handle, 1), error = -ENOENT;

@@ -18,8 +18,7 @@ static int64_t room_of(const struct alf_ring *r, alf_position prod)
 	int64_t room = (int64_t)GATE_FAR;
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
 		const struct topic_subscriber *s = &t->subscriber[i];
-		if ((load_acquire(&s->state) & TOPIC_STATE_MASK) != TOPIC_LIVE || /* [TOPIC] */
-		    load_relaxed(&s->policy) != TOPIC_BLOCK)
+		if (!topic_blocks(s))
 			continue;
 		const uint64_t cursor = load_seq_cst(&s->cursor); /* [CURSOR] */
 		const int64_t has = topic_distance(cursor + alf_capacity(r), prod);
@@ -129,19 +128,6 @@ static bool evict(const struct qmempool *p, struct member *m, const struct alf_r
 	return false;
 }
 
-/* Checks that m owns each of n buffers, and none is named twice; marks them as queue_put() does. */
-static int check_each_once(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	uint32_t good = 0;
-	int error = 0;
-	while (good < n && !(error = qmempool_check(p, m, handle[good])))
-		store_relaxed(&pool_buffer(p, handle_index(handle[good++]))->owner,
-			      m->tag | OWNER_PUTTING);
-	while (error && good--)
-		store_relaxed(&pool_buffer(p, handle_index(handle[good]))->owner, m->tag);
-	return error;
-}
-
 int topic_publish(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		  const uint64_t *handle, uint32_t n)
 {
@@ -150,7 +136,7 @@ int topic_publish(struct qmempool *p, struct member *m, const struct alf_ring *r
 	alf_position at;
 	if (n > TOPIC_BULK || n > r->room)
 		return -EMSGSIZE;
-	int error = check_each_once(p, m, handle, n);
+	int error = qmempool_mark(p, m, handle, n);
 	if (error)
 		return error;
 	error = reserve(r, &m->op, n, &at);
@@ -166,9 +152,10 @@ int topic_publish(struct qmempool *p, struct member *m, const struct alf_ring *r
 	}
 	alf_done(&m->op, ALF_MULTI);
 	if (error) {
-		for (uint32_t i = 0; i < n; i++)
-			store_relaxed(&pool_buffer(p, handle_index(handle[i]))->owner, m->tag);
+		qmempool_unmark(p, m, handle, n);
 		count_up(&m->counters[COUNT_FULL], 1);
+		if (error == -EPIPE)
+			store_relaxed(&r->q->ended, 1);
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);
@@ -187,10 +174,8 @@ bool topic_blocked_by_dead(const struct qmempool *p, const struct member *m,
 	const uint64_t own_token = member_token(load_relaxed(&m->identity));
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
 		const struct topic_subscriber *s = &topic_of(r)->subscriber[i];
-		uint64_t state = load_acquire(&s->state); /* [TOPIC] */
-		if ((state & TOPIC_STATE_MASK) == TOPIC_LIVE &&
-		    load_relaxed(&s->policy) == TOPIC_BLOCK &&
-		    token_state(&p->segment, state & ~TOPIC_STATE_MASK, own_token) == TOKEN_FREE)
+		if (topic_blocks(s) &&
+		    topic_is_dead(p, load_acquire(&s->state), own_token)) /* [TOPIC] */
 			return true;
 	}
 	return false;

@@ -61,14 +61,17 @@
  *                  what it missed: what was published while it had so many
  *     LATEST       it always gets the newest message that it has not got
  *
- * Keepers: subscribers for which a message stays when it is evicted. With DROP_NEWEST these are
- * always the next `keeps` positions from the cursor on, and both are in one word, the cursor word.
+ * Keepers: subscribers for which a message stays when it is evicted: that of the next `keeps`
+ * positions from the cursor on. Both are in one word, the cursor word. With DROP_NEWEST these are
+ * the messages that it has accepted. One that blocks and starts with the oldest message keeps those
+ * before the position at which it joined: a publisher that has read the gate before still evicts
+ * some.
  * The member that evicts a message reads the cursor words of keepers. If one wants the message, the
  * compare-and-swap that makes it HELD also sets that subscriber's bit, and then the member puts the
  * slot's word on the subscriber's shelf, before it publishes in the slot. The subscriber takes
  * each message from the ring, or as HELD with its own bit, or from its shelf.
  *
- * So what it has not got is its backlog (messages with its bit, in the memory of its process) and
+ * So what a DROP_NEWEST has not got is its backlog (messages with its bit, in its process) and
  * the `keeps` positions, together at most a ring. A get that finds that more was published than it
  * had accepted takes all of these positions into the backlog, and then accepts from prod on.
  *
@@ -102,8 +105,9 @@
  *     [KEEP]    keepers, state and cursor of a subscriber. An evicting member has moved prod, and
  *               then reads them. A subscriber writes them and then reads prod. All are seq_cst: so
  *               that member reads what was written, or the subscriber reads the prod that it moved.
- *     [SHELF]   a slot of a shelf, changed by compare-and-swap before the ring's slot. A subscriber
- *               that reads a later message there reads the shelf after it.
+ *     [SHELF]   a slot of a shelf. An evicting member changes it by compare-and-swap, and then
+ *               stores a later message in the ring's slot. A subscriber that reads that one there
+ *               reads the shelf.
  *     [TOPIC]   state of a subscriber, written by compare-and-swap. The next subscriber, and a
  *               recoverer, read with it what the last one has left. barred is only raised.
  *
@@ -131,7 +135,7 @@ enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
 #define TOPIC_BULK 1024u /* messages that are published at once, all or none */
 
 #define TOPIC_TURNS_MAX 1024 /* compare-and-swaps lost in a row: a corrupted word */
-#define TOPIC_KEEPS_SHIFT 48 /* of the position in a cursor word; of the gate likewise */
+#define TOPIC_KEEPS_SHIFT 48 /* of the position in a cursor word; and in the gate */
 #define TOPIC_POSITION_MASK ((1ull << TOPIC_KEEPS_SHIFT) - 1)
 _Static_assert(TOPIC_DEPTH_MAX < 1u << (64 - TOPIC_KEEPS_SHIFT), "a cursor word has its keeps");
 
@@ -152,7 +156,7 @@ _Static_assert(TOPIC_DEPTH_MAX < 1u << (64 - TOPIC_KEEPS_SHIFT), "a cursor word 
 #define TOPIC_STATE_MASK (3ull << TOPIC_TOKEN_BITS)
 
 /* A message that a subscriber has taken and its users have not got. */
-struct backlog {
+struct topic_backlog {
 	uint64_t handle;
 	alf_position position;
 };
@@ -170,14 +174,12 @@ struct subscriber {
 	uint32_t lock;
 	bool closed;
 	bool keeper;
-	/* What it misses before this position is no gap. Of what the topic keeps when a subscriber
-	 * that blocks joins, a publisher that has read the gate before may evict the first. */
-	alf_position joined;
-	alf_position seen; /* of a keeper: prod, read after its cursor word was stored */
+	alf_position joined; /* what it misses before this position is no gap */
+	alf_position seen;   /* of a keeper: prod, read after its cursor word was stored */
 	/* DROP_NEWEST: */
-	alf_position end;        /* of what it has accepted: cursor + keeps */
-	struct backlog *backlog; /* a ring with as many entries as the topic's */
-	uint32_t first, waiting; /* in it */
+	alf_position end;              /* of what it has accepted: cursor + keeps */
+	struct topic_backlog *backlog; /* a ring with as many entries as the topic's */
+	uint32_t first, waiting;       /* in it */
 };
 
 static inline struct topic *topic_of(const struct alf_ring *r)
@@ -229,6 +231,18 @@ static inline uint64_t topic_unread(const struct alf_ring *r, uint32_t policy, u
 
 /* ---- for the topic*.c files ---- */
 
+/* True if the subscriber gets messages. */
+static inline bool topic_lives(const struct topic_subscriber *s)
+{
+	return (load_seq_cst(&s->state) & TOPIC_STATE_MASK) == TOPIC_LIVE; /* [TOPIC] [KEEP] */
+}
+
+/* True if it also holds publishers up. */
+static inline bool topic_blocks(const struct topic_subscriber *s)
+{
+	return topic_lives(s) && load_relaxed(&s->policy) == TOPIC_BLOCK;
+}
+
 /* Makes a buffer m's own that m has made FINAL. Returns its handle, which m frees. */
 static inline uint64_t topic_own(const struct qmempool *p, struct member *m, uint32_t index)
 {
@@ -238,12 +252,12 @@ static inline uint64_t topic_own(const struct qmempool *p, struct member *m, uin
 	return handle_of(index, buffer_generation(b));
 }
 
-enum taken { TAKEN_NOT_YET, TAKEN_NOTHING, TAKEN_MISSED, TAKEN };
+enum topic_taken { TOPIC_NOT_YET, TOPIC_NOTHING, TOPIC_MISSED, TOPIC_TAKEN };
 
-/* Makes s hold the message at position: TAKEN, and *index. TAKEN_NOT_YET: it is not published.
- * TAKEN_NOTHING: its publisher died. TAKEN_MISSED: it is gone. */
-enum taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
-		      alf_position position, uint32_t *index);
+/* Makes s hold the message at position: TOPIC_TAKEN, and *index. TOPIC_NOT_YET: it is not
+ * published. TOPIC_NOTHING: its publisher died. TOPIC_MISSED: it is gone. */
+enum topic_taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
+			    alf_position position, uint32_t *index);
 
 /* Lets a message go that s holds, and frees it for m if nobody else does. */
 void topic_release(struct qmempool *p, struct member *m, const struct subscriber *s,
@@ -255,9 +269,11 @@ void topic_miss(struct subscriber *s, alf_position next);
 /* Stores the cursor word of a keeper, and then reads prod. */
 void topic_store_cursor(struct subscriber *s, uint32_t keeps);
 
-/* topic_get() under the lock: the next messages that are published; DROP_NEWEST. */
+/* topic_get() under the lock: the next messages that are published; LATEST; DROP_NEWEST. */
 int topic_get_next(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
 		   uint64_t *position, uint32_t n);
+int topic_get_latest(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
+		     uint64_t *position);
 int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
 		   uint64_t *position, uint32_t n);
 
@@ -313,6 +329,10 @@ uint64_t topic_lag(struct subscriber *s);
 /* Gives up the subscribers of a process that closes the pool: marks them DEAD. True if it has any,
  * so that a recovery frees what they hold. */
 bool topic_give_up(struct qmempool *p, uint64_t token);
+
+/* True if there is a subscriber with that state and its process is dead. own is a token of this
+ * process, or 0. */
+bool topic_is_dead(const struct qmempool *p, uint64_t state, uint64_t own);
 
 /* Returns the number of subscribers, of all topics, that are dead and not recovered. own is a token
  * of this process, or 0. */

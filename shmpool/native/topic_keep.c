@@ -25,8 +25,7 @@ static bool accepts(const struct topic_subscriber *s, alf_position position)
 /* True if that subscriber lives and the message at position must stay for it. */
 static bool keeps(const struct topic_subscriber *s, alf_position position)
 {
-	return (load_seq_cst(&s->state) & TOPIC_STATE_MASK) == TOPIC_LIVE && /* [KEEP] */
-	       accepts(s, position);
+	return topic_lives(s) && accepts(s, position);
 }
 
 uint64_t topic_keepers(const struct alf_ring *r, alf_position position)
@@ -90,15 +89,15 @@ static bool take_in(struct qmempool *p, struct member *m, struct subscriber *s)
 	uint32_t index;
 	for (; s->cursor != s->end; s->cursor++) {
 		switch (topic_take(p, m, s, s->cursor, &index)) {
-		case TAKEN_NOT_YET:
+		case TOPIC_NOT_YET:
 			return false;
-		case TAKEN_NOTHING:
+		case TOPIC_NOTHING:
 			break;
-		case TAKEN_MISSED:
+		case TOPIC_MISSED:
 			s->gaps += (alf_distance)(s->cursor - s->joined) >= 0;
 			break;
-		case TAKEN:
-			s->backlog[(s->first + s->waiting++) & mask] = (struct backlog) {
+		case TOPIC_TAKEN:
+			s->backlog[(s->first + s->waiting++) & mask] = (struct topic_backlog) {
 				.position = s->cursor,
 				.handle =
 					handle_of(index, buffer_generation(pool_buffer(p, index))),
@@ -113,7 +112,7 @@ static uint32_t hand_out(struct subscriber *s, uint64_t *handle, uint64_t *posit
 {
 	uint32_t got = 0;
 	for (; got < n && s->waiting; got++, s->waiting--) {
-		const struct backlog *one = &s->backlog[s->first++ & s->r->mask];
+		const struct topic_backlog *one = &s->backlog[s->first++ & s->r->mask];
 		handle[got] = one->handle;
 		position[got] = (uint64_t)one->position - alf_capacity(s->r);
 	}
@@ -146,7 +145,7 @@ int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, u
 			got += more > 0 ? (uint32_t)more : 0;
 		}
 		accept_more(s);
-		/* Whoever evicts has reserved before; it may have read the cursor before. */
+		/* A member that evicts has reserved first; it may have read the earlier cursor. */
 		if ((alf_distance)(s->seen - from) <= (alf_distance)alf_capacity(s->r))
 			break;
 	}
@@ -156,8 +155,15 @@ int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, u
 void topic_drop_kept(struct qmempool *p, struct member *m, struct subscriber *s)
 {
 	uint64_t handle, position;
+	uint32_t index;
 	store_relaxed(&s->seen, alf_end(load_seq_cst(&s->r->q->prod))); /* [KEEP] */
-	take_in(p, m, s);
 	while (hand_out(s, &handle, &position, 1))
 		topic_release(p, m, s, handle);
+	for (; (alf_distance)(s->end - s->cursor) > 0; s->cursor++) {
+		const enum topic_taken taken = topic_take(p, m, s, s->cursor, &index);
+		if (taken == TOPIC_NOT_YET)
+			break; /* nobody evicts it, or what is behind it, before it is published */
+		if (taken == TOPIC_TAKEN)
+			topic_release(p, m, s, index);
+	}
 }

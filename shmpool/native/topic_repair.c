@@ -6,6 +6,13 @@
 #include "topic.h"
 #include "wait.h"
 
+bool topic_is_dead(const struct qmempool *p, uint64_t state, uint64_t own_token)
+{
+	return state &&
+	       ((state & TOPIC_STATE_MASK) == TOPIC_DEAD ||
+		token_state(&p->segment, state & ~TOPIC_STATE_MASK, own_token) == TOKEN_FREE);
+}
+
 bool topic_give_up(struct qmempool *p, uint64_t token)
 {
 	bool any = false;
@@ -31,9 +38,7 @@ uint32_t topic_dead(struct qmempool *p, uint64_t own_token)
 		for (uint32_t k = 0; r && topic_is(r) && k < SUBSCRIBERS_MAX; k++) {
 			uint64_t state =
 				load_acquire(&topic_of(r)->subscriber[k].state); /* [TOPIC] */
-			dead += state && ((state & TOPIC_STATE_MASK) == TOPIC_DEAD ||
-					  token_state(&p->segment, state & ~TOPIC_STATE_MASK,
-						      own_token) == TOKEN_FREE);
+			dead += topic_is_dead(p, state, own_token);
 		}
 	}
 	return dead;

@@ -10,8 +10,6 @@
 #include "topic.h"
 #include "wait.h"
 
-#define LAPPED_MOST 64 /* jumps of one get */
-
 /* Makes every publisher compute the gate again. */
 static void gate_shut(const struct alf_ring *r)
 {
@@ -105,7 +103,8 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 				   .token = member_token(
 					   load_relaxed(&segment_holder(&p->segment, m)->identity)),
 				   .policy = policy,
-				   .keeper = policy == TOPIC_DROP_NEWEST };
+				   .keeper = policy == TOPIC_DROP_NEWEST ||
+					     (policy == TOPIC_BLOCK && start == TOPIC_OLDEST) };
 	s->shared = claim(r, s->token, &s->number);
 	if (!s->shared)
 		return -EUSERS;
@@ -137,218 +136,27 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 		if ((alf_distance)(s->cursor - barred) < 0)
 			s->cursor = barred;
 	}
-	s->end = (alf_position)(s->cursor + kept);
-	topic_store_cursor(s, s->keeper ? (uint32_t)kept : 0);
-	if (policy == TOPIC_DROP_NEWEST)
-		topic_get_kept(p, m, s, NULL, NULL,
-			       0); /* what came between is accepted or missed */
+	s->end = policy == TOPIC_BLOCK ? s->joined : (alf_position)(s->cursor + kept);
+	topic_store_cursor(s, s->keeper ? (uint32_t)(s->end - s->cursor) : 0);
+	if (policy == TOPIC_DROP_NEWEST) /* accepts or misses what came between */
+		topic_get_kept(p, m, s, NULL, NULL, 0);
 	if (policy == TOPIC_BLOCK && wait_anybody(&r->q->room_wait)) /* [WAIT] */
 		wait_wake(&r->q->room_wait, UINT32_MAX);
 	return 0;
 }
 
-/* True if the eviction of the message that b is was due when the subscriber had got it. */
-static bool due(const struct subscriber *s, const struct buffer *b)
+/* Stores the cursor of one that blocks. Until it has passed the position at which it joined,
+ * evicted messages may stay for it. */
+static void store_blocking(struct subscriber *s, alf_position before)
 {
-	return s->keeper &&
-	       owner_behind(load_acquire(&b->owner), load_relaxed(&s->seen)) < /* [OWNER] */
-		       -(int64_t)alf_capacity(s->r);
-}
-
-/* Returns the holders word after a subscriber has let the message go that b is. */
-static uint64_t without(const struct member *m, const struct subscriber *s, const struct buffer *b,
-			uint64_t word)
-{
-	const uint64_t bit = 1ull << s->number;
-	bool held = hold_state(word) == HOLD_HELD;
-	word &= ~bit;
-	if (!held && unlikely(due(s, b))) { /* as the publisher one ring later would */
-		const alf_position position = (alf_position)owner_position(load_acquire(&b->owner));
-		word = hold_word(HOLD_HELD, s->r->id, position) | (word & HOLD_BITS) |
-		       (topic_keepers(s->r, position) & ~bit);
-		held = true;
-	}
-	return held && !(word & HOLD_BITS) ? HOLD_FINAL << HOLD_STATE_SHIFT | m->tag : word;
-}
-
-void topic_release(struct qmempool *p, struct member *m, const struct subscriber *s,
-		   uint64_t handle)
-{
-	const uint32_t index = handle_index(handle);
-	if (index >= p->total)
-		return;
-	struct buffer *b = pool_buffer(p, index);
-	uint64_t word = load_acquire(&b->since); /* [HOLD] */
-	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
-		const uint64_t state = hold_state(word);
-		if ((state != HOLD_PUBLISHED && state != HOLD_HELD) || !(word >> s->number & 1))
-			return; /* corrupted */
-		const uint64_t next = without(m, s, b, word);
-		if (!cas_seq_cst(&b->since, &word, next)) /* [HOLD] */
-			continue;
-		if (hold_state(next) == HOLD_FINAL)
-			qmempool_free(p, m, topic_own(p, m, index));
+	const alf_distance keeps = (alf_distance)(s->end - s->cursor);
+	if (likely(!s->keeper || (alf_distance)(s->end - before) <= 0)) {
+		store_seq_cst(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK); /* [CURSOR] */
 		return;
 	}
-}
-
-/* Sets the subscriber's bit on the message at position. Returns false if it has been evicted. */
-static bool acquire(struct qmempool *p, struct member *m, const struct subscriber *s,
-		    alf_position position, uint32_t index)
-{
-	struct buffer *b = pool_buffer(p, index);
-	const uint64_t bit = 1ull << s->number;
-	uint64_t word = load_acquire(&b->since); /* [HOLD] */
-	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
-		const bool kept =
-			s->keeper && word & bit && hold_is(word, HOLD_HELD, s->r->id, position);
-		if (!kept && (!hold_is(word, HOLD_PUBLISHED, s->r->id, position) || word & bit))
-			return false;
-		if (!kept && !cas_seq_cst(&b->since, &word, word | bit)) /* [HOLD] */
-			continue;
-		/* The word has 28 bits of the position, the owner word has all. */
-		if (likely(load_acquire(&b->owner) ==
-			   owner_transit(s->r->id, position))) /* [OWNER] */
-			return true;
-		if (!kept)
-			topic_release(p, m, s, index);
-		return false;
-	}
-	return false;
-}
-
-/* True if a slot's word is older than the round before the position. Then the position one ring
- * before it is not published, perhaps because its publisher died, and nobody can reserve this one. */
-static inline bool is_old(const struct alf_ring *r, alf_position position, uint64_t word)
-{
-	return (int64_t)(word - alf_tag(r, (alf_position)(position - alf_capacity(r)))) < 0;
-}
-
-enum taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
-		      alf_position position, uint32_t *index)
-{
-	uint64_t word = alf_word(s->r, position);
-	if (unlikely(is_old(s->r, position, word))) {
-		if ((alf_distance)(alf_end(load_acquire(&s->r->q->prod)) - position) <=
-		    0) /* [PROD] */
-			return TAKEN_NOT_YET;
-		word = alf_word(s->r, position); /* it has been reserved since */
-	}
-	enum alf_at at = alf_at(s->r, position, word);
-	if (at == ALF_AT_LATER && s->keeper) {
-		word = load_acquire(
-			&topic_shelf(s->r, s->number)[position & s->r->mask]); /* [SHELF] */
-		if (alf_at(s->r, position, word) == ALF_AT_VALUE)
-			at = ALF_AT_VALUE;
-	}
-	*index = word & ALF_INDEX_MASK;
-	switch (at) {
-	case ALF_AT_UNPUBLISHED:
-		return TAKEN_NOT_YET;
-	case ALF_AT_TOMBSTONE:
-		return TAKEN_NOTHING;
-	case ALF_AT_VALUE:
-		if (*index < p->total && acquire(p, m, s, position, *index))
-			return TAKEN;
-		break;
-	case ALF_AT_LATER:
-		break;
-	}
-	return TAKEN_MISSED;
-}
-
-void topic_miss(struct subscriber *s, alf_position next)
-{
-	const bool old = (alf_distance)(s->cursor - s->joined) < 0;
-	const alf_distance gap = (alf_distance)(next - (old ? s->joined : s->cursor));
-	if (gap > 0)
-		s->gaps += (uint64_t)gap;
-	s->cursor = next;
-}
-
-/* Goes on with the oldest message that is kept; a quarter of the ring later if that has just been
- * tried in vain. */
-static void lapped(struct subscriber *s, uint32_t times)
-{
-	const uint32_t kept = alf_capacity(s->r);
-	alf_position prod = alf_end(load_acquire(&s->r->q->prod)); /* [PROD] */
-	alf_position next = (alf_position)(prod - kept + (times ? kept / 4 : 0));
-	if ((alf_distance)(next - s->cursor) <= 0)
-		next = (alf_position)(s->cursor + 1);
-	if ((alf_distance)(prod - next) < 0)
-		next = prod;
-	topic_miss(s, next);
-}
-
-int topic_get_next(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
-		   uint64_t *position, uint32_t n)
-{
-	const struct alf_ring *r = s->r;
-	uint32_t got = 0, jumps = 0, index;
-	for (uint32_t turns = 0; got < n && turns < r->mask + 1 + n; turns++) {
-		switch (topic_take(p, m, s, s->cursor, &index)) {
-		case TAKEN_NOT_YET:
-			return (int)got;
-		case TAKEN_NOTHING:
-			s->cursor++;
-			break;
-		case TAKEN:
-			position[got] = (uint64_t)s->cursor - alf_capacity(r);
-			handle[got++] = handle_of(index, buffer_generation(pool_buffer(p, index)));
-			s->cursor++;
-			break;
-		case TAKEN_MISSED:
-			if (s->keeper) { /* the next one may be on the shelf */
-				topic_miss(s, (alf_position)(s->cursor + 1));
-				break;
-			}
-			if (index >= p->total)
-				return got ? (int)got : -EBADMSG;
-			if (got || jumps == LAPPED_MOST)
-				return (int)got; /* the next get counts what is missing between */
-			lapped(s, jumps++);
-		}
-	}
-	return (int)got;
-}
-
-static int get_latest(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
-		      uint64_t *position)
-{
-	const struct alf_ring *r = s->r;
-	for (uint32_t tries = 0; tries < LAPPED_MOST; tries++) {
-		const alf_position end = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-		alf_position at = end;
-		bool passed = true; /* nothing will be published between at and end */
-		bool lost = false;  /* the ring has come round in between */
-		for (uint32_t back = 0; back <= r->mask && at != s->cursor; back++) {
-			const uint64_t word = alf_word(r, --at);
-			const uint32_t index = word & ALF_INDEX_MASK;
-			enum alf_at state = alf_at(r, at, word);
-			lost = state == ALF_AT_LATER;
-			if (lost)
-				break;
-			passed &= state == ALF_AT_TOMBSTONE;
-			if (state != ALF_AT_VALUE)
-				continue;
-			if (index >= p->total)
-				return -EBADMSG;
-			lost = !acquire(p, m, s, at, index);
-			if (lost)
-				break;
-			topic_miss(s, at);
-			s->cursor = (alf_position)(at + 1);
-			*position = (uint64_t)at - alf_capacity(r);
-			*handle = handle_of(index, buffer_generation(pool_buffer(p, index)));
-			return 1;
-		}
-		if (!lost) { /* or a ring without a message */
-			topic_miss(s, at);
-			s->cursor = passed ? end : at;
-			return 0;
-		}
-	}
-	return 0;
+	topic_store_cursor(s, keeps > 0 ? (uint32_t)keeps : 0);
+	if (keeps <= 0)
+		set_keeper(s, false);
 }
 
 int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
@@ -362,7 +170,7 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 		const alf_position before = s->cursor;
 		switch (s->policy) {
 		case TOPIC_LATEST:
-			got = get_latest(p, m, s, handle, position);
+			got = topic_get_latest(p, m, s, handle, position);
 			break;
 		case TOPIC_DROP_NEWEST:
 			got = topic_get_kept(p, m, s, handle, position, n);
@@ -374,12 +182,11 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 		if (s->cursor != before) {
 			store_relaxed(&s->shared->gaps, s->gaps);
 			if (s->policy == TOPIC_BLOCK)
-				store_seq_cst(&s->shared->cursor,
-					      s->cursor & TOPIC_POSITION_MASK); /* [CURSOR] */
+				store_blocking(s, before);
 			else if (!s->keeper) /* no publisher reads it */
 				store_relaxed(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK);
 		}
-		ended = !got && unlikely(alf_closed(r)) &&
+		ended = !got && unlikely(load_relaxed(&r->q->ended)) && alf_closed(r) &&
 			alf_end(load_acquire(&r->q->prod)) == s->cursor; /* [PROD] */
 	}
 	end_turn(s);
@@ -420,7 +227,7 @@ void topic_unsubscribe(struct qmempool *p, struct member *m, struct subscriber *
 		const bool lives = cas_seq_cst(&s->shared->state, &mine,
 					       TOPIC_CLOSING | s->token); /* [TOPIC] [KEEP] */
 		s->closed = true;
-		if (lives && s->backlog)
+		if (lives && s->keeper)
 			topic_drop_kept(p, m, s);
 		free(s->backlog);
 		s->backlog = NULL;

@@ -55,7 +55,9 @@ int64_t shmpool_take(uint64_t key, struct subscriber *s, uint64_t *handles, uint
 		return error;
 	const int got = topic_get(c.p, c.m, s, handles, sequences, (uint32_t)n);
 	/* A message that is being published: its publisher may be dead. */
-	const bool stuck = got == -EAGAIN && s->policy != TOPIC_LATEST && topic_lag(s);
+	const bool stuck = got == -EAGAIN && s->policy != TOPIC_LATEST &&
+			   load_relaxed(&c.m->counters[COUNT_EMPTY]) % QUEUE_EMPTIES == 0 &&
+			   topic_lag(s);
 	return stuck ? -EINPROGRESS : got;
 }
 

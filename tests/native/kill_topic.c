@@ -20,11 +20,14 @@ static uint32_t watched_n, held_n, published, after;
 static uint32_t watched_number[2 * DEPTH];
 static uint32_t last_number; /* that the survivor got, by publisher */
 
-/* Another one of the survivors, which drops the newest; and what it got. */
-static struct subscriber slow;
-static bool is_slow;
+/* Two more of the survivors, which drop the newest. The first one gets something now and then. */
+static struct slow {
+	struct subscriber in;
+	uint64_t got;
+} slow[2];
+static uint32_t slows; /* how many there are */
+static bool gives_up;
 static alf_position slow_from;
-static uint64_t slow_got;
 
 static const struct alf_ring *topic(struct scene *s)
 {
@@ -78,48 +81,141 @@ static void hear(struct scene *s, struct member *m)
 	DEMAND(got == -EAGAIN);
 }
 
-/* The slow survivor gets up to n messages: first all that were kept when it began. */
-static void hear_slowly(struct scene *s, uint32_t n)
+/* Others of the survivors, which come while the victim is suspended or dead. */
+static struct subscriber recorder, newcomer, fill[SUBSCRIBERS_MAX];
+static bool records, recorded, crowded, came;
+static uint32_t last_recorded; /* of the messages before the victim's, 0 for none */
+static uint64_t taken[DEPTH];
+static uint32_t taken_n, filled;
+
+/* The recorder has got a message. */
+static void record(uint32_t number)
+{
+	const bool before = number >= FROM_TOPIC && number < FROM_AFTER;
+	if (last_recorded)
+		DEMAND(before ? number == last_recorded + 1 :
+				last_recorded == FROM_TOPIC + published - 1);
+	last_recorded = before ? number : 0;
+}
+
+/* One that blocks begins with the oldest message, and gets one. */
+static void begin_recording(struct scene *s)
+{
+	uint64_t handle, position;
+	recorded = true;
+	DEMAND(topic_subscribe(&s->pool, s->b, topic(s), TOPIC_BLOCK, TOPIC_OLDEST, &recorder) ==
+	       0);
+	if (topic_get(&s->pool, s->b, &recorder, &handle, &position, 1) != 1)
+		return;
+	record(number_of(handle));
+	topic_let_go(&s->pool, s->b, &recorder, &handle, 1);
+}
+
+/* It misses nothing of what was published before, and holds publishers up. */
+static void check_recorder(struct scene *s)
+{
+	uint64_t handle, position;
+	int error = 0;
+	if (!recorded)
+		return;
+	for (uint32_t i = 0; i <= 2 * DEPTH && !error; i++)
+		error = say(s, s->a, FROM_AFTER + 80 + i);
+	DEMAND(error == -ENOBUFS);
+	DEMAND(alf_end(topic(s)->q->prod) - recorder.cursor <= DEPTH + s->operation->n);
+	while (topic_get(&s->pool, s->b, &recorder, &handle, &position, 1) == 1) {
+		record(number_of(handle));
+		topic_let_go(&s->pool, s->b, &recorder, &handle, 1);
+	}
+	DEMAND(recorder.gaps == 0);
+	topic_unsubscribe(&s->pool, s->b, &recorder);
+	records = recorded = false;
+}
+
+/* One comes when the place of a dead one is the only free one. It holds what it gets. */
+static void come(struct scene *s)
+{
+	uint64_t position[DEPTH];
+	if (topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &newcomer))
+		return;
+	came = true;
+	int got = topic_get(&s->pool, s->b, &newcomer, taken, position, DEPTH);
+	taken_n = got > 0 ? (uint32_t)got : 0;
+}
+
+/* What it holds it holds, whatever recoverers of the dead one have done. */
+static void check_newcomer(struct scene *s)
+{
+	if (crowded && !came)
+		come(s);
+	DEMAND(crowded == came);
+	for (uint32_t i = 0; i < taken_n; i++)
+		DEMAND(pool_buffer(&s->pool, handle_index(taken[i]))->since >> newcomer.number & 1);
+	if (came) {
+		topic_let_go(&s->pool, s->b, &newcomer, taken, taken_n);
+		topic_unsubscribe(&s->pool, s->b, &newcomer);
+	}
+	while (crowded && filled)
+		topic_unsubscribe(&s->pool, s->b, &fill[--filled]);
+	crowded = came = false;
+}
+
+/* A slow survivor gets up to n messages: first all that were kept when it began. */
+static void hear_slowly(struct scene *s, struct slow *slow, uint32_t n)
 {
 	uint64_t handle, position;
 	int got = 1;
 	for (uint32_t i = 0; i < n && got == 1; i++) {
-		got = topic_get(&s->pool, s->b, &slow, &handle, &position, 1);
+		got = topic_get(&s->pool, s->b, &slow->in, &handle, &position, 1);
 		if (got != 1)
 			break;
 		position += DEPTH - slow_from;
-		if (slow_got < DEPTH) {
-			DEMAND(number_of(handle) == FROM_TOPIC + published - DEPTH + slow_got);
-			DEMAND(position == slow_got);
+		if (slow->got < DEPTH) {
+			DEMAND(number_of(handle) == FROM_TOPIC + published - DEPTH + slow->got);
+			DEMAND(position == slow->got);
 		}
-		DEMAND(position >= slow_got);
-		slow_got++;
-		topic_let_go(&s->pool, s->b, &slow, &handle, 1);
+		DEMAND(position >= slow->got);
+		slow->got++;
+		topic_let_go(&s->pool, s->b, &slow->in, &handle, 1);
 	}
 	DEMAND(got == 1 || got == -EAGAIN);
 }
 
-/* It has got or missed each position, apart from those of a dead publisher that it has accepted. */
+/* The second one is given up, as by a process that closes the pool, and recovered. */
+static void give_up(struct scene *s)
+{
+	struct shmpool_recovery out;
+	uint64_t *state = &topic_of(topic(s))->subscriber[slow[1].in.number].state;
+	gives_up = false;
+	slows = 1;
+	free(slow[1].in.backlog);
+	store_seq_cst(state, TOPIC_DEAD | slow[1].in.token);
+	DEMAND(recover(&s->pool, s->a, &out) == 0);
+}
+
+/* They have got or missed each position, apart from those of a dead publisher that they have
+ * accepted. */
 static void check_slow(struct scene *s)
 {
-	if (!is_slow)
-		return;
-	hear_slowly(s, 4 * DEPTH);
 	const uint64_t all = alf_end(topic(s)->q->prod) - slow_from;
-	DEMAND(slow_got >= DEPTH && slow_got + slow.gaps <= all &&
-	       slow_got + slow.gaps + DEPTH >= all);
-	topic_unsubscribe(&s->pool, s->b, &slow);
-	DEMAND(topic_of(topic(s))->subscriber[slow.number].state == 0);
-	is_slow = false;
+	for (uint32_t i = 0; i < slows; i++) {
+		hear_slowly(s, &slow[i], 4 * DEPTH);
+		DEMAND(slow[i].got >= DEPTH && slow[i].got + slow[i].in.gaps <= all &&
+		       slow[i].got + slow[i].in.gaps + DEPTH >= all);
+		topic_unsubscribe(&s->pool, s->b, &slow[i].in);
+		DEMAND(topic_of(topic(s))->subscriber[slow[i].in.number].state == 0);
+	}
+	slows = 0;
 }
 
 void topic_filled(struct scene *s)
 {
 	const struct queue_on_death on_death = { 0 };
-	if (is_slow)
-		free(slow.backlog);
-	is_slow = false;
+	for (; slows; slows--) /* of an earlier scene */
+		free(slow[slows - 1].in.backlog);
+	gives_up = false;
 	watched_n = held_n = published = after = last_number = 0;
+	taken_n = filled = last_recorded = 0;
+	records = recorded = crowded = came = false;
 	CHECK(queue_create(&s->pool, s->b, "topic", DEPTH, ALF_TOPIC, &on_death) > 0);
 	EQUAL(0,
 	      topic_subscribe(&s->pool, s->a, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &watch));
@@ -132,10 +228,19 @@ void topic_filled(struct scene *s)
 void topic_slow(struct scene *s)
 {
 	topic_filled(s);
-	slow_got = 0;
 	slow_from = alf_end(topic(s)->q->prod) - DEPTH;
-	is_slow = true;
-	EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &slow));
+	for (uint32_t i = 0; i < 2; i++) {
+		slow[i].got = 0;
+		EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST,
+					 &slow[i].in));
+	}
+	slows = 2;
+}
+
+void topic_slow_given_up(struct scene *s)
+{
+	topic_slow(s);
+	gives_up = true;
 }
 
 void topic_holding(struct scene *s)
@@ -152,6 +257,16 @@ void topic_holding(struct scene *s)
 	}
 }
 
+void topic_recorded(struct scene *s)
+{
+	struct subscriber earlier;
+	topic_filled(s);
+	/* So that publishers compute the gate. */
+	EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_BLOCK, TOPIC_NEWEST, &earlier));
+	topic_unsubscribe(&s->pool, s->b, &earlier);
+	records = true;
+}
+
 /* These run in a child, which then ends without leaving. */
 
 static void reserve_four(struct scene *s)
@@ -166,8 +281,9 @@ static void reserve_four(struct scene *s)
 	/* Evicted, and not made its own; and the next one's owner word. */
 	const uint64_t word = r->slot[at & r->mask];
 	struct buffer *b = pool_buffer(&s->pool, word & ALF_INDEX_MASK);
-	if (is_slow) /* and not yet on its shelf */
-		b->since = hold_word(HOLD_HELD, r->id, at - DEPTH) | 1ull << slow.number;
+	if (slows) /* and not yet on its shelf */
+		b->since = hold_word(HOLD_HELD, r->id, at - DEPTH) | 1ull << slow[0].in.number |
+			   1ull << slow[1].in.number;
 	else if (!(b->since & HOLD_BITS))
 		b->since = HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
 	b = pool_buffer(&s->pool, handle_index(handle[0]));
@@ -199,6 +315,24 @@ void topic_dead_subscriber(struct scene *s)
 {
 	topic_filled(s);
 	scene_child(hold_two);
+}
+
+static void hold_all(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t position[DEPTH];
+	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
+	EQUAL(DEPTH, topic_get(&s->pool, m, &mine, held, position, DEPTH));
+}
+
+void topic_dead_crowded(struct scene *s)
+{
+	topic_filled(s);
+	crowded = true;
+	while (filled < SUBSCRIBERS_MAX - 2)
+		EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_OLDEST, TOPIC_NEWEST,
+					 &fill[filled++]));
+	scene_child(hold_all);
 }
 
 static void hold_evicted(struct scene *s)
@@ -296,6 +430,18 @@ void topic_publisher(struct scene *s)
 				       &s->owned[s->owned_n]));
 }
 
+void topic_freed_by_dead(struct scene *s)
+{
+	const struct segment *segment = &s->pool.segment;
+	topic_publisher(s);
+	for (uint32_t i = 0; i < segment->members; i++) {
+		const struct member *m = segment_member(segment, i);
+		if (m != s->a && m != s->b && m != s->v && m->identity)
+			pool_buffer(&s->pool, handle_index(s->owned[0]))->since =
+				HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
+	}
+}
+
 void topic_blocked(struct scene *s)
 {
 	topic_publisher(s);
@@ -390,14 +536,23 @@ void topic_work(struct scene *s)
 {
 	if (!topic(s))
 		return;
+	/* Nothing is published here: the victim must find what it has read. */
+	if (records && !recorded)
+		begin_recording(s);
+	if (crowded && !came)
+		come(s);
+	if (gives_up)
+		give_up(s);
+	if (records || crowded || slows == 1)
+		return;
 	for (uint32_t i = 0; i < DEPTH + 2; i++) {
 		int error = say(s, s->a, FROM_AFTER + after);
 		DEMAND(error == 0 || error == -ENOBUFS || error == -EAGAIN);
 		after += !error;
 	}
 	hear(s, s->a);
-	if (is_slow)
-		hear_slowly(s, 1);
+	if (slows)
+		hear_slowly(s, &slow[0], 1);
 }
 
 uint32_t topic_keeps(struct scene *s)
@@ -418,6 +573,8 @@ void check_topic(struct scene *s)
 	const struct alf_ring *r = topic(s);
 	const struct topic *t = topic_of(r);
 	check_slow(s);
+	check_recorder(s);
+	check_newcomer(s);
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++)
 		DEMAND(i == watch.number ? t->subscriber[i].state != 0 :
 					   t->subscriber[i].state == 0);

@@ -10,25 +10,29 @@
 /* Called by the survivors: they make a topic of a few messages, and subscribe to it. */
 void topic_filled(struct scene *s);  /* the ring is full; the survivor holds the newest message */
 void topic_holding(struct scene *s); /* the same, and the survivor holds all messages */
-void topic_slow(struct scene *s);    /* the same, and one that drops the newest has all to get */
+void topic_slow(struct scene *s);    /* the same, and two that drop the newest have all to get */
+void topic_slow_given_up(struct scene *s); /* and then one of these is given up */
+void topic_recorded(struct scene *s);      /* the same; then one comes that blocks */
 /* The same, and a process is dead that ... */
 void topic_dead_publisher(struct scene *s);  /* had reserved four positions, and evicted one */
 void topic_dead_subscriber(struct scene *s); /* held the two oldest, and blocked publishers */
+void topic_dead_crowded(struct scene *s);    /* held all; every other place is taken */
 void topic_dead_evicted(struct scene *s);    /* held two that have been evicted since */
 
 void topic_dead_slow(struct scene *s); /* dropped the newest, with a backlog and a shelf */
-void topic_slow_dead_publisher(struct scene *s); /* as topic_dead_publisher(), beside a slow one */
+void topic_slow_dead_publisher(struct scene *s); /* as topic_dead_publisher(), beside slow ones */
 
 /* Set-up of the victim. */
-void topic_keeping(struct scene *s);     /* the same, and drops the newest */
-void topic_slow_victim(struct scene *s); /* the same, and has a backlog and a shelf */
-void topic_subscribed(struct scene *s);  /* to what is kept */
-void topic_latest(struct scene *s);      /* the same, for the newest */
-void topic_got(struct scene *s);         /* and holds two messages */
-void topic_got_evicted(struct scene *s); /* which have been evicted since */
-void topic_lapped(struct scene *s);      /* and is more than a ring behind */
-void topic_publisher(struct scene *s);   /* owns n buffers, to be published */
-void topic_blocked(struct scene *s);     /* the same, and a dead subscriber blocks it */
+void topic_keeping(struct scene *s);       /* the same, and drops the newest */
+void topic_slow_victim(struct scene *s);   /* the same, and has a backlog and a shelf */
+void topic_subscribed(struct scene *s);    /* to what is kept */
+void topic_latest(struct scene *s);        /* the same, for the newest */
+void topic_got(struct scene *s);           /* and holds two messages */
+void topic_got_evicted(struct scene *s);   /* which have been evicted since */
+void topic_lapped(struct scene *s);        /* and is more than a ring behind */
+void topic_publisher(struct scene *s);     /* owns n buffers, to be published */
+void topic_freed_by_dead(struct scene *s); /* the same; a dead member freed the first one */
+void topic_blocked(struct scene *s);       /* the same, and a dead subscriber blocks it */
 
 /* The operations. */
 int topic_publish_own(struct scene *s);

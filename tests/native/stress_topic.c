@@ -83,7 +83,6 @@ static bool listen(struct worker *w, struct member *m)
 	uint64_t held[HOLDS], position[HOLDS], next = 0;
 	uint32_t holds = 0;
 	int64_t last[PUBLISHERS];
-	uint64_t at[PUBLISHERS] = { 0 };
 	int got;
 	memset(last, -1, sizeof(last));
 	EQUAL(0, topic_subscribe(pool(), m, ring, w->policy, TOPIC_OLDEST, &s));
@@ -100,11 +99,9 @@ static bool listen(struct worker *w, struct member *m)
 			const struct message text = *message_of(held[holds + (uint32_t)i]);
 			CHECK(text.publisher < PUBLISHERS);
 			CHECK((int64_t)text.number > last[text.publisher]);
-			if (w->policy == TOPIC_BLOCK && last[text.publisher] >= 0 &&
-			    at[text.publisher] >= s.joined - DEPTH)
+			if (w->policy == TOPIC_BLOCK && last[text.publisher] >= 0)
 				EQUAL(last[text.publisher] + 1, text.number);
 			last[text.publisher] = text.number;
-			at[text.publisher] = position[holds + (uint32_t)i];
 			CHECK(position[holds + (uint32_t)i] >= next);
 			next = position[holds + (uint32_t)i] + 1;
 			w->seen[text.publisher]++;
@@ -152,6 +149,69 @@ static void check_late_blocker(void)
 		EQUAL(DEPTH + i, position);
 		topic_let_go(pool(), m, &s, &handle, 1);
 	}
+	topic_unsubscribe(pool(), self(), &s);
+}
+
+/* Publishes n empty messages. */
+static void say(uint32_t n)
+{
+	struct member *m = self();
+	uint64_t handle;
+	while (n--) {
+		EQUAL(0, blocking_alloc(pool(), m, &handle, 1, WAIT_NEVER));
+		EQUAL(0, topic_publish(pool(), m, ring, &handle, 1));
+	}
+}
+
+/* Gets n messages, from number on. */
+static void hear(struct subscriber *s, uint64_t number, uint32_t n)
+{
+	struct member *m = self();
+	uint64_t handle, position;
+	while (n--) {
+		EQUAL(1, topic_get(pool(), m, s, &handle, &position, 1));
+		EQUAL(number++, position);
+		topic_let_go(pool(), m, s, &handle, 1);
+	}
+}
+
+/* One that drops the newest has the oldest; and of what is published after a get, as many as it
+ * got. */
+static void check_drop_newest(void)
+{
+	struct subscriber s;
+	const uint64_t from = alf_end(ring->q->prod) - DEPTH;
+	EQUAL(0, topic_subscribe(pool(), self(), ring, TOPIC_DROP_NEWEST, TOPIC_NEWEST, &s));
+	say(3 * DEPTH);
+	EQUAL(DEPTH, topic_lag(&s));
+	hear(&s, from, 2);
+	say(3);
+	EQUAL(DEPTH, topic_lag(&s));
+	hear(&s, from + 2, DEPTH - 2);
+	hear(&s, from + 3 * DEPTH, 2);
+	EQUAL(2 * DEPTH + 1, s.gaps);
+	EQUAL(0, topic_lag(&s));
+	topic_unsubscribe(pool(), self(), &s);
+}
+
+/* A holders word has 28 bits of the position. A message 2^28 later in the same buffer is not the
+ * one that a subscriber read of in the slot. */
+static void check_much_later(void)
+{
+	struct subscriber s;
+	uint32_t index;
+	EQUAL(0, topic_subscribe(pool(), self(), ring, TOPIC_DROP_OLDEST, TOPIC_NEWEST, &s));
+	say(1);
+	const alf_position at = s.cursor, earlier = at + HOLD_POSITION_MASK + 1;
+	shared64 *slot = &ring->slot[at & ring->mask];
+	const uint64_t word = *slot;
+	const struct buffer *b = pool_buffer(pool(), word & ALF_INDEX_MASK);
+	*slot = alf_tag(ring, earlier) | (word & ALF_INDEX_MASK);
+	EQUAL(TOPIC_MISSED, topic_take(pool(), self(), &s, earlier, &index));
+	EQUAL(hold_word(HOLD_PUBLISHED, ring->id, at), b->since);
+	*slot = word;
+	EQUAL(TOPIC_TAKEN, topic_take(pool(), self(), &s, at, &index));
+	topic_release(pool(), self(), &s, index);
 	topic_unsubscribe(pool(), self(), &s);
 }
 
@@ -244,6 +304,8 @@ int main(int argc, char **argv)
 	ring = queue_ring(pool(), 1);
 	check_late_blocker();
 	check_given_up();
+	check_drop_newest();
+	check_much_later();
 	run("paced", paced, sizeof(paced) / sizeof(paced[0]));
 	run("lapped", lapped, sizeof(lapped) / sizeof(lapped[0]));
 	EQUAL(0, audit_count(pool(), &audit, held, 1, queued, 8));
