@@ -118,7 +118,7 @@ template <uint32_t CAPACITY> struct topic_world {
 	}
 
 	/* Publishes a buffer, if a position can be reserved now; gives it back otherwise. The bytes
-	 * are written before, as those of a message are, and say in which half of the ring it is. */
+	 * are written before, as those of a message are, and say in which slot it is. */
 	void topic_publish(unsigned b)
 	{
 		uint64_t at = load_seq_cst(&queue.prod);
@@ -164,8 +164,8 @@ template <uint32_t CAPACITY> struct topic_world {
 		return true;
 	}
 
-	/* Gets the next message. A message is missed only if its eviction was due. Returns the buffer
-	 * that the thread holds then, or NO_BUFFER. */
+	/* Gets the next message. A message is missed only if its eviction was due. Returns the
+	 * buffer that the thread holds then, or NO_BUFFER. */
 	unsigned get(uint64_t *cursor)
 	{
 		const unsigned me = rl::thread_index();
