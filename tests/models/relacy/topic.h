@@ -10,8 +10,8 @@
  *     let_go         clears it; the last bit of HELD makes the word FINAL
  *     forsaken       reads the owner word, then the holders word; clears a dead subscriber's bit
  *
- * The member that has made a word FINAL writes the buffer's bytes. Relacy reports a race if a holder
- * may still read them.
+ * The member that has made a word FINAL writes the buffer's bytes. Relacy reports a race if a
+ * holder may still read them.
  */
 #ifndef TOPIC_H
 #define TOPIC_H
