@@ -198,6 +198,7 @@ TOPICS = {"two": _topic(), "three": _topic(MESSAGES=3)}
 TOPICS_LONG = {
     "subscribers": _topic(JOINS=2, RECOVERERS=2, CRASHES=1),
     "publishers": _topic(PUBLISHERS=2, JOINS=0, CRASHES=1),
+    "both-die": _topic(JOINS=2, RECOVERERS=2),
 }
 TOPIC_MUTATIONS = [
     "EVICTED_ALTHOUGH_HELD",
@@ -206,7 +207,11 @@ TOPIC_MUTATIONS = [
     "NOT_EVICTED_FOR",
     "FINAL_NOT_TAKEN",
 ]
-TOPIC_LONG_MUTATIONS = ["NOT_STILL_DEAD", "NOT_BARRED"]
+TOPIC_LONG_MUTATIONS = {
+    "NOT_STILL_DEAD": "subscribers",
+    "NOT_BARRED": "subscribers",
+    "VACATED_ANY": "both-die",
+}
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
@@ -388,10 +393,10 @@ def test_topic_long(name: str, tmp_path: Path) -> None:
     + [
         pytest.param(
             name,
-            TOPICS_LONG["subscribers"],
+            TOPICS_LONG[options],
             marks=pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long"),
         )
-        for name in TOPIC_LONG_MUTATIONS
+        for name, options in TOPIC_LONG_MUTATIONS.items()
     ],
     ids=lambda x: x if str(x) == x else "",
 )

@@ -75,7 +75,7 @@ static bool acquire(struct qmempool *p, struct member *m, const struct subscribe
 }
 
 /* True if a slot's word is older than the round before the position. Then the position one ring
- * before is not published, perhaps because its publisher died, and nobody can reserve this one. */
+ * before it is not published, perhaps because its publisher died; nobody can reserve this one. */
 static inline bool is_old(const struct alf_ring *r, alf_position position, uint64_t word)
 {
 	return (int64_t)(word - alf_tag(r, (alf_position)(position - alf_capacity(r)))) < 0;

@@ -96,7 +96,8 @@ static int64_t room(uint32_t n)
 			return 0;
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
 		const struct topic_subscriber *s = &topic_of(ring)->subscriber[i];
-		int64_t has = topic_distance(s->cursor + DEPTH, alf_end(ring->q->prod));
+		int64_t has = (int64_t)((s->cursor & TOPIC_POSITION_MASK) + DEPTH -
+					alf_end(ring->q->prod));
 		if ((s->state & TOPIC_STATE_MASK) == TOPIC_LIVE && s->state &&
 		    s->policy == TOPIC_BLOCK && has < least)
 			least = has;
@@ -407,7 +408,7 @@ void topic_between(void)
 		const struct reading *r = &readings[i / SUBSCRIPTIONS][i % SUBSCRIPTIONS];
 		if (!r->open || steer_died(i / SUBSCRIPTIONS) || r->s.policy != TOPIC_BLOCK)
 			continue;
-		const uint32_t cursor = position_of(r->s.shared->cursor);
+		const uint32_t cursor = position_of(r->s.shared->cursor & TOPIC_POSITION_MASK);
 		DEMAND(reserved() <= (cursor < r->since ? r->since : cursor) + DEPTH);
 	}
 	learn_ring();

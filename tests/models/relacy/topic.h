@@ -10,8 +10,8 @@
  *     let_go         clears it; the last bit of HELD makes the word FINAL
  *     forsaken       reads the owner word, then the holders word; clears a dead subscriber's bit
  *
- * Whoever has made a word FINAL writes the buffer's bytes. Relacy reports a race if a holder may
- * still read them.
+ * The member that has made a word FINAL writes the buffer's bytes. Relacy reports a race if a
+ * holder may still read them.
  */
 #ifndef TOPIC_H
 #define TOPIC_H
@@ -118,8 +118,7 @@ template <uint32_t CAPACITY> struct topic_world {
 	}
 
 	/* Publishes a buffer, if a position can be reserved now; gives it back otherwise. The bytes
-	 * are written before, as those of a message are, and say in which half of the ring it
-	 * is. */
+	 * are written before, as those of a message are, and say in which slot it is. */
 	void topic_publish(unsigned b)
 	{
 		uint64_t at = load_seq_cst(&queue.prod);
