@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * stress_waker.c - event loops in threads of one process wait for two queues and for a topic, while
- * other threads put, publish, drop wants, close wakers and subscribe again. Each message comes once;
- * no loop sleeps while something is there; and afterwards nobody is counted asleep.
+ * other threads put, publish, drop wants, close wakers and subscribe again. Each message comes
+ * once; no loop sleeps while something is there; and afterwards nobody is counted asleep.
  *
  * A lock stands for Python's: the calls of wakers are made with it, polls without.
  *
