@@ -35,7 +35,7 @@ FOREVER_S = 2**32  # a longer timeout never ends
 _NOT_PUT = frozenset((errno.ENOBUFS, errno.EAGAIN, errno.EMSGSIZE))
 
 
-class AlfQueue(Taken[Buffer, Burst], Filled, QueueBase):
+class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
     """A lock-free FIFO of buffers in the pool's segment, made by Pool.create_queue.
 
     Any number of threads and processes may use a queue at the same time. If it was created for a

@@ -95,7 +95,7 @@ def holding_subscribers(pool: "Pool") -> list[Holder]:
     ]
 
 
-class Topic(Filled, TopicBase):
+class Topic(TopicBase, Filled):
     """A named stream of messages, made by Pool.create_topic. Each subscriber gets each of them.
 
     Any number of threads and processes may publish. The topic keeps the newest `depth` messages.
@@ -287,7 +287,7 @@ class Samples(list[Sample]):
                 raise
 
 
-class Subscriber(Taken[Sample, "Samples"], SubscriberBase):
+class Subscriber(SubscriberBase, Taken[Sample, "Samples"]):
     """What one process gets of a topic, made by Topic.subscribe.
 
     Any thread of the process may use it; each message goes to one of them. A forked child may not:

@@ -212,7 +212,7 @@ def test_stress_topic(compiler: str, flags: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_waker(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Event loops of several threads get every message once, and none sleeps while one is there,
-    whatever wants, wakers and subscribers end meanwhile."""
+    although wants, wakers and subscribers end and begin."""
     printed = run_c(tmp_path, compiler, flags, [TESTS / "stress_waker.c", *SOURCES], "5000")
     assert printed == "5000 messages\n"
 
