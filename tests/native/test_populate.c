@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_populate.c - a pool that is populated keeps its extents: madvise(2) is replaced by a function
- * that trims the pool just before the kernel maps a piece of it.
+ * test_populate.c - a pool that is populated keeps its extents: madvise(2) is replaced by a
+ * function that trims the pool just before the kernel maps a piece of it.
  */
 #define _GNU_SOURCE
 #include <sys/stat.h>
