@@ -190,12 +190,9 @@ def _huge_pages() -> Iterator[Finding]:
 
 def _locked_memory() -> Iterator[Finding]:
     most = memory.lockable(ROOT)
-    yield _judged(
-        "limit of locked memory",
-        True,
-        "none" if most is None else size_text(most),
-        "" if most is None else f"lock=True, of larger pools: {memory.LET_LOCK}",
-    )
+    shown = "none" if most is None else size_text(most)
+    larger = f"for lock=True of larger pools: {memory.LET_LOCK}"
+    yield Finding("limit of locked memory", "ok", shown, "" if most is None else larger)
 
 
 def _nodes() -> Iterator[Finding]:
