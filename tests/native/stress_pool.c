@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * stress_pool.c - threads that are members of one pool pass numbered buffers through queues of
- * every mode, with lanes too, while other threads allocate and free until the pool is used up, so that it grows,
- * steals and waits. At the end every number was seen once, in the order of its producer,
- * and every buffer is free.
+ * every mode, with lanes too, while other threads allocate and free until the pool is used up, so
+ * that it grows, steals and waits. At the end every number was seen once, in the order of its
+ * producer, and every buffer is free.
  *
  * Usage: stress_pool MESSAGES
  */
