@@ -380,7 +380,7 @@ static const char *const chain_graves[] = { "chain_make", "free_chain",    "swee
 /* The same, where queues with lanes are made, grow and end. */
 static const char *const lane_haunts[] = { "recover_makers", "queue_listed",   "lanes_close",
 					   "make_one",       "unmake_lanes",   "outranked",
-					   "queue_see",      "queue_reserved", "get_lanes" };
+					   "queue_see",      "queue_reserved", "look" };
 static const char *const lane_graves[] = { "make_one",  "make_lanes",    "unmake_lanes",
 					   "reset",     "make",          "lanes_close",
 					   "alf_close", "recover_makers" };
