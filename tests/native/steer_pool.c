@@ -378,11 +378,11 @@ static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "free
 static const char *const chain_graves[] = { "chain_make", "free_chain",    "sweep_one",
 					    "take",       "free_segments", "raise_generations" };
 /* The same, where queues with lanes are made, grow and end. */
-static const char *const lane_haunts[] = { "recover_makers", "queue_listed",   "lanes_close",
+static const char *const lane_haunts[] = { "recover_makers", "queue_listed",   "alf_closed",
 					   "make_one",       "unmake_lanes",   "outranked",
 					   "queue_see",      "queue_reserved", "look" };
 static const char *const lane_graves[] = { "make_one",  "make_lanes",    "unmake_lanes",
-					   "reset",     "make",          "lanes_close",
+					   "reset",     "make",          "make_view",
 					   "alf_close", "recover_makers" };
 #define ONE_OF(names) (names)[steer_random(sizeof(names) / sizeof(*(names)))]
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
