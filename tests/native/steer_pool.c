@@ -288,14 +288,14 @@ static const struct profile profiles[] = {
 	{ "lanes-grow", 16, 16, 4, 2, 4, 8, .threads = 5, .operations = 14, .most = 2,
 	  .same_queue = true, .lanes = true,
 	  .flags = { LG },
-	  .duel = { "alf_reserve", "alf_reserve", "alf_reserve", "grow", "alf_reserve",
+	  .duel = { "alf_reserve", "alf_reserve", "alf_reserve", "share_out", "alf_reserve",
 		    "share_out" },
 	  .weight = { { [ALLOC] = 4, [PUT] = 8, [GET] = 1 }, { [ALLOC] = 4, [PUT] = 8, [GET] = 1 },
 		      { [ALLOC] = 4, [PUT] = 8 }, CONSUMER, CONSUMER } },
 	{ "lanes-grow-wait", 16, 16, 4, 2, 4, 2, .threads = 4, .operations = 12, .most = 1,
 	  .same = true,
 	  .flags = { LG },
-	  .duel = { "alf_reserve", "alf_reserve", "alf_reserve", "grow", "alf_reserve",
+	  .duel = { "alf_reserve", "alf_reserve", "alf_reserve", "share_out", "alf_reserve",
 		    "alf_reserve" },
 	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
 	{ "lanes-wait-shutdown", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 10, .most = 2,
@@ -440,11 +440,11 @@ static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "free
 static const char *const chain_graves[] = { "chain_make", "free_chain",    "sweep_one",
 					    "take",       "free_segments", "raise_generations" };
 /* The same, where queues with lanes are made, grow and end. */
-static const char *const lane_haunts[] = { "recover_makers", "queue_listed",   "lanes_close",
+static const char *const lane_haunts[] = { "recover_makers", "queue_listed",   "alf_closed",
 					   "make_one",       "unmake_lanes",   "outranked",
-					   "queue_see",      "queue_reserved", "get_lanes" };
+					   "queue_see",      "queue_reserved", "look" };
 static const char *const lane_graves[] = { "make_one",  "make_lanes",    "unmake_lanes",
-					   "reset",     "make",          "lanes_close",
+					   "reset",     "make",          "make_view",
 					   "alf_close", "recover_makers" };
 /* The same, where there is a topic. */
 static const char *const topic_haunts[] = { "topic_forsaken",  "topic_vacate", "mark_topic",

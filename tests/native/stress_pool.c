@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * stress_pool.c - threads that are members of one pool pass numbered buffers through queues of
- * every mode, while other threads allocate and free until the pool is used up, so that it grows,
- * steals and waits. At the end every number was seen once, in the order of its producer,
- * and every buffer is free.
+ * every mode, with lanes too, while other threads allocate and free until the pool is used up, so
+ * that it grows, steals and waits. At the end every number was seen once, in the order of its
+ * producer, and every buffer is free.
  *
  * Usage: stress_pool MESSAGES
  */
@@ -102,7 +102,8 @@ static void take(struct member *m, uint64_t *handle, uint32_t n)
 static void put(struct member *m, const struct alf_ring *r, const uint64_t *handle, uint32_t n)
 {
 	int error;
-	while ((error = PACED(blocking_put(pool(), m, r, handle, n, until(PATIENCE_NS)))) &&
+	while ((error = PACED(
+			blocking_put(pool(), m, queue_in(m, r), handle, n, until(PATIENCE_NS)))) &&
 	       PACED_WAIT)
 		sched_yield();
 	EQUAL(0, error);
@@ -227,11 +228,13 @@ int main(int argc, char **argv)
 							      .bulk = REFILL,
 							      .refill_multiplier = 1,
 							      .members = 16,
-							      .queues = 8 });
+							      .queues = 12 });
 	run("multi-multi", 0);
 	run("single-multi", ALF_SINGLE_PRODUCER);
 	run("multi-single", ALF_SINGLE_CONSUMER);
 	run("single-single", ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER);
+	run("lanes", ALF_LANED | 2 << LANES_SHIFT);
+	run("lanes-grow", ALF_LANED | ALF_LANES_GROW | 2 << LANES_SHIFT);
 	EQUAL(0, opening_close(pool_number));
 	return 0;
 }

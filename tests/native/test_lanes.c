@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "blocking.h"
 #include "member.h"
@@ -479,6 +480,31 @@ static void shutdown_half(void)
 	EQUAL(-EPIPE, get(a, r));
 }
 
+/* The same, and nobody gets: who recovers the member closes the lanes. */
+static void shutdown_recovered(void)
+{
+	begin();
+	struct member *a = attach();
+	const struct alf_ring *r = make(a, "queue", LANES * ROOM, LANES, 0);
+	struct shmpool_recovery out = { 0 };
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		EQUAL(0, token_take(&segment, &token));
+		attach();
+		CHECK(alf_close(r));
+		_exit(0);
+	}
+	CHECK(waitpid(child, NULL, 0) == child);
+	for (const int64_t until = wait_now() + PATIENCE_NS; !out.members;) {
+		CHECK(wait_now() < until); /* its memory ends soon */
+		EQUAL(0, recover(&pool, a, &out));
+	}
+	for (uint32_t k = 0; k < LANES; k++)
+		CHECK(alf_closed(queue_part(r, k)));
+	EQUAL(-EPIPE, put(a, r, 1));
+}
+
 /* The same, and a producer sleeps in a lane that is open. */
 static void shutdown_wakes(void)
 {
@@ -575,6 +601,7 @@ int main(void)
 	threads();
 	waits();
 	shutdown_half();
+	shutdown_recovered();
 	shutdown_wakes();
 	corrupted();
 	return 0;
