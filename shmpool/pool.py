@@ -524,7 +524,8 @@ class Pool(PoolBase):
         lanes             rings behind the queue, from 1 to 64, so that many cores do not contend
                           for one. A thread puts into one lane, so its buffers keep their order,
                           and finds the queue full if that lane is; gets take from all of them. The
-                          lanes share out the capacity, and one put moves up to a lane's share.
+                          lanes share out the capacity, rounded up, and one put moves up to a
+                          lane's share.
                           "auto" begins with one and adds more, up to one for each core, 16 at
                           most, if producers contend. Each takes one of the pool's queues
 

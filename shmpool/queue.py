@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import errors
 from ._ffi import Native, ffi, lib
 from ._hot import Buffer, QueueBase, timeout_seconds
-from .awaiting import Filled, Taken, unless_empty, until_free
+from .awaiting import Filled, Taken, closed, unless_empty, until_free
 from .burst import Burst
 from .codes import check
-from .messages import Message, read_messages
+from .messages import Message, lanes_in_use, read_messages
 from .named import queue_name
 from .options import INT64_MAX, MEMORY, Memory, at_least, policy_of
 from .os_errors import refuse, refuse_readonly
@@ -62,6 +62,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
         self.max_redeliveries: int = info.max_redeliveries
         self.memory: Memory = MEMORY[info.on_demand]
         self.lanes: int = info.lanes or 1
+        self._laned = info.lanes > 0  # with "auto" it may have a single one
         self._bulk: int = info.bulk
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
@@ -92,14 +93,14 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
 
     def _room(self) -> int:
         """Returns how many buffers the calling thread could put now."""
-        if self.lanes == 1:
+        if not self._laned:
             return self.capacity - len(self)
         lane = self._info(self._lane())
         return int(lane.capacity - lane.count)
 
     def _lane(self) -> int:
         """Returns the number of the lane into which the calling thread puts, or of the queue."""
-        if self.lanes == 1:
+        if not self._laned:
             return self.number
         code = lib.shmpool_queue_lane(self.pool._number, self.number)
         return check(code, f"queue {self.name!r}")
@@ -117,9 +118,14 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
         May be repeated. Any later use raises PoolClosed.
         """
         if not self._closed:
+            lanes = []
+            with contextlib.suppress(errors.PoolClosed):
+                lanes = lanes_in_use(self.pool._number, self.number) if self._laned else []
             lib.shmpool_queue_release(self.pool._number, self.number)
             self._drop_descriptor()
             super().close()
+            for lane in lanes:  # where tasks await room
+                closed(self.pool, lane)
 
     def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
         """Raises the exception for a negative code of a call of this queue.
@@ -154,10 +160,10 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
             limit = f"never holds more than {self.capacity}"
             if n <= self.capacity:
                 limit = f"takes up to {self._bulk} at once"
-            if self.lanes > 1:
+            if self._laned:
                 limit += f", a lane's share of {self.capacity}"
             raise errors.Full(f"burst has {n} buffers; {what} {limit}")
-        if code == -errno.ENOBUFS and self.lanes > 1:
+        if code == -errno.ENOBUFS and self._laned:
             lane = self._info(self._lane())
             full = errors.Full(
                 f"the calling thread's lane of {what} is full: it has {lane.capacity} of its "

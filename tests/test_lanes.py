@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queues with lanes: order, room, waiting, the end, deaths, and what is shown."""
 
+import asyncio
 import json
 import threading
 from collections import Counter
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import Child, Eventually, MakePool, at_rest, join
+from conftest import DEADLINE_S, Child, Eventually, MakePool, at_rest, join
 
 import shmpool
 from shmpool.cli.main import shmpool as command
@@ -114,6 +115,30 @@ def test_a_full_lane(make_pool: MakePool) -> None:
     assert Counter({b"x": 3, b"z": 1}) == Counter(queue.recv_many(3) + queue.recv_many(3))
     assert queue.empty()
     assert at_rest(queue.pool)
+
+
+@pytest.mark.parametrize("lanes", [4, "auto"])
+@pytest.mark.parametrize("end", ["get", "close", "shutdown"])
+def test_an_event_loop_awaits_room_in_a_lane(make_pool: MakePool, lanes: Any, end: str) -> None:
+    """aput() goes on when there is room in the thread's lane, and ends with the queue."""
+    queue = with_lanes(make_pool, lanes, capacity=8)
+
+    async def put_and_end() -> None:
+        while not queue.full():
+            await queue.aput(queue.pool.alloc())
+        with queue.pool.alloc() as buf:
+            task = asyncio.create_task(queue.aput(buf))
+            done, _ = await asyncio.wait([task], timeout=0.05)
+            assert not done
+            if end == "get":
+                (await queue.aget()).free()
+                await task
+                return
+            queue.close() if end == "close" else queue.shutdown()
+            with pytest.raises(shmpool.PoolClosed if end == "close" else shmpool.ShutDown):
+                await task
+
+    asyncio.run(asyncio.wait_for(put_and_end(), DEADLINE_S))
 
 
 def test_a_waiting_get_finds_every_lane(make_pool: MakePool, eventually: Eventually) -> None:
