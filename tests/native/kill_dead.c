@@ -338,6 +338,7 @@ static void make_lanes(struct scene *s)
 
 void dead_making_lanes(struct scene *s)
 {
+	(void)s;
 	scene_child(make_lanes);
 }
 
