@@ -186,7 +186,7 @@ static void *listen_again(void *unused)
 				sleep_on(waker);
 			while (!shmpool_waker_take(waker, fired, 1));
 		} else if (want) {
-			topic_unsubscribe(&s);
+			topic_unsubscribe(pool(), m, &s);
 			opening_subscriber_ends(pool_number, index);
 			do
 				sleep_on(waker);
@@ -194,7 +194,7 @@ static void *listen_again(void *unused)
 		}
 		if (!s.closed && topic_get(pool(), m, &s, &handle, &position, 1) == 1)
 			topic_let_go(pool(), m, &s, &handle, 1);
-		topic_unsubscribe(&s);
+		topic_unsubscribe(pool(), m, &s);
 	}
 	shmpool_waker_close(waker);
 	pthread_mutex_unlock(&interpreter);
