@@ -194,7 +194,7 @@ class QueueOptions:
     memory: Annotated[Memory, Option(
         "Whether all 8 bytes for each buffer are reserved with the queue, or as it fills.",
         choices=MEMORY)] = "reserved"
-    lanes: Annotated[Lanes, Option(
+    lanes: Annotated[int | str, Option(
         "Rings behind the queue, so that many cores do not share one; each takes a queue's number.",
         "lanes", 1, LANES_MAX, also="auto")] = 1
     # fmt: on
@@ -244,7 +244,7 @@ def lanes_of(lanes: Lanes, capacity: int) -> int:
     """Returns how many lanes a queue gets: for "auto" one for each core, 16 at most, each for 256
     buffers or more."""
     if lanes != "auto":
-        return integer(lanes, "lanes")
+        return lanes
     return max(1, min(LANES_AUTO, os.cpu_count() or 1, capacity // LANE_LEAST))
 
 
@@ -298,10 +298,8 @@ def seconds_of(value: float | None, what: str) -> float:
 def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     """Returns why a value is refused, or None. Does not check against other options."""
     number = value
-    if option.also is not None and value == option.also:
-        return None
     if option.also is not None and isinstance(value, str):
-        fits = False
+        fits = value == option.also
     elif option.choices:
         fits = value in option.choices
     elif option.least is not None:
@@ -332,13 +330,12 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
     if options.on_death == "dead-letter" and options.dead_letter is None:
         yield Refusal("on_death", on_death, "it needs dead_letter, the queue that gets them")
     sides = {"producers": options.producers, "consumers": options.consumers}
-    if options.lanes != 1 and "single" in sides.values():
+    lanes = options.lanes if isinstance(options.lanes, str) else integer(options.lanes, "lanes")
+    if lanes != 1 and "single" in sides.values():
         side = "producers" if options.producers == "single" else "consumers"
-        yield Refusal("lanes", repr(options.lanes), f'they need {side}="multi"')
-    if isinstance(options.lanes, int) and options.lanes > max(options.capacity, 1):
-        yield Refusal(
-            "lanes", repr(options.lanes), f"they share out the capacity, {options.capacity}"
-        )
+        yield Refusal("lanes", repr(lanes), f'they need {side}="multi"')
+    if isinstance(lanes, int) and lanes > max(integer(options.capacity, "capacity"), 1):
+        yield Refusal("lanes", repr(lanes), f"they share out the capacity, {options.capacity}")
     if letter == "single":
         yield Refusal(
             "dead_letter", repr(options.dead_letter), 'that queue needs producers="multi"'

@@ -38,6 +38,7 @@ from .options import (
     TopicOptions,
     at_least,
     found_within,
+    integer,
     lanes_of,
     queue_refusals,
     topic_refusals,
@@ -546,6 +547,7 @@ class Pool(PoolBase):
         for refusal in queue_refusals(options, None if letter is None else letter.producers):
             raise errors.InvalidArgument(f"queue {name!r}: {refusal}")
         flags = (producers == "single") | (consumers == "single") << 1 | MEMORY.index(memory) << 2
+        lanes = lanes if isinstance(lanes, str) else integer(lanes, "lanes")
         n = lanes_of(lanes, int(capacity))
         number = 0 if letter is None else letter.number
         policy = ON_DEATH.index(on_death), number, int(max_redeliveries)

@@ -329,7 +329,7 @@ def test_what_is_shown(make_pool: MakePool) -> None:
     [
         ({"lanes": 0}, 'lanes is 0; it must be from 1 to 64, or "auto"'),
         ({"lanes": 65}, "lanes is 65; it must be from 1 to 64"),
-        ({"lanes": "many"}, "lanes is 'many'; it must be"),
+        ({"lanes": "many"}, "lanes is 'many'; it must be from 1 to 64"),
         ({"lanes": 2, "producers": "single"}, 'lanes is 2; they need producers="multi"'),
         (
             {"lanes": "auto", "consumers": "single"},

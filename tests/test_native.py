@@ -262,7 +262,7 @@ def test_narrow_ring_with_threads(bits: int, each: int, least: int, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "messages", "least", "flags"),
-    [(8, 90_000, 3000, ()), (16, 120_000, 16, ()), (16, 7_200_000, 1000, ("-DCAPACITY=16384",))],
+    [(8, 90_000, 3000, ()), (16, 150_000, 12, ()), (16, 7_200_000, 1000, ("-DCAPACITY=16384",))],
     ids=["8", "16", "16-large"],
 )
 def test_narrow_pool(

@@ -93,6 +93,7 @@ def counts(pool: shmpool.Pool, name: str) -> dict[str, tuple[Call, int]]:
         "max_redeliveries (create_queue)": (
             lambda v: create_queue(on_death="requeue", dead_letter=letters, max_redeliveries=v), 3
         ),
+        "lanes (create_queue)": (lambda v: create_queue(capacity=8, lanes=v), 2),
         "n (alloc_many)": (lambda v: pool.alloc_many(v).free(), 3),
         "keep (trim)": (pool.trim, 64),
         "n (get_many)": (sent(lambda v: queue.get_many(v).free()), 2),
@@ -101,6 +102,8 @@ def counts(pool: shmpool.Pool, name: str) -> dict[str, tuple[Call, int]]:
         "n (arecv_many)": (awaited(queue.arecv_many), 2),
         "n (bursts)": (awaited(lambda v: anext(queue.bursts(v))), 2),
         "size (aalloc)": (awaited(pool.aalloc), 2),
+        "n (aalloc_many)": (awaited(pool.aalloc_many), 2),
+        "size (aalloc_many)": (awaited(lambda v: pool.aalloc_many(1, v)), 2),
         "depth (create_topic)": (create_topic, 8),
         "n (peek)": (queue.peek, 2),
         "size (alloc)": (lambda v: pool.alloc(0, v).free(), 2),
@@ -194,7 +197,7 @@ def test_integers(roomy: shmpool.Pool, new_name: Callable[[], str]) -> None:
         for number in numbers:
             call(number)
         for wrong in NO_INTS:
-            if isinstance(wrong, str) and argument in ("group", "owner", "numa_node"):
+            if isinstance(wrong, str) and argument in ("group", "owner", "numa_node", "lanes"):
                 continue
             if isinstance(wrong, np.ndarray) and argument in (*COLUMNS, *INDICES, *BY_CLASS):
                 continue  # an array is taken there, or numpy itself says what it is

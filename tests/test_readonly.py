@@ -82,6 +82,8 @@ def awaited(coroutine: Coroutine[Any, Any, object]) -> None:
 CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     shmpool.Pool: {
         "aalloc": lambda pool, given: awaited(pool.aalloc()),
+        "aalloc_many": lambda pool, given: awaited(pool.aalloc_many(2)),
+        "aarray": lambda pool, given: awaited(pool.aarray(2, "u1")),
         "create_topic": lambda pool, given: pool.create_topic("other", depth=2),
         "alloc": lambda pool, given: pool.alloc(timeout=0),
         "alloc_many": lambda pool, given: pool.alloc_many(2, timeout=0),
@@ -102,6 +104,8 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
         "arecv": lambda queue, given: awaited(queue.arecv()),
         "arecv_many": lambda queue, given: awaited(queue.arecv_many(2)),
         "asend": lambda queue, given: awaited(queue.asend(b"x")),
+        "asend_many": lambda queue, given: awaited(queue.asend_many([b"x"])),
+        "aget_array": lambda queue, given: awaited(queue.aget_array()),
         "bursts": lambda queue, given: awaited(queue.bursts(2).__anext__()),
         "fileno": lambda queue, given: queue.fileno(),
         "get": lambda queue, given: queue.get(),

@@ -179,7 +179,7 @@ def parse(given: str, flag: str, known: dict[str, Option]) -> tuple[str, dict[st
                 f"{flag} {given}: unknown option {key!r}; known are {', '.join(known)}"
             )
         try:
-            spelled = known[key].least is None or value == known[key].also
+            spelled = known[key].least is None or (known[key].also and not value.isdigit())
             options[key] = value if spelled else int(value)
         except ValueError:
             raise errors.InvalidArgument(

@@ -437,8 +437,8 @@ static const char *const graves[] = {
 };
 /* The same, where chains are made and freed, by their owner or by a recoverer. */
 static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "free_chain", "sweep" };
-static const char *const chain_graves[] = { "chain_make", "free_chain",    "sweep_one",
-					    "take",       "free_segments", "raise_generations" };
+static const char *const chain_graves[] = { "chain_make", "free_chain", "sweep_one", "take",
+					    "raise_generations" };
 /* The same, where queues with lanes are made, grow and end. */
 static const char *const lane_haunts[] = { "recover_makers", "queue_listed",   "alf_closed",
 					   "make_one",       "unmake_lanes",   "outranked",

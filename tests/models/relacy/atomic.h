@@ -23,6 +23,7 @@
 #define SHMPOOL_ATOMIC_H
 
 #include <relacy/relacy.hpp>
+#include <type_traits>
 
 #define CACHE_LINE 64
 #define likely(x) (x)
@@ -217,6 +218,20 @@ static inline T do_add(shared<T> *word, T value, rl::memory_order order, rl::deb
 	step();
 	settle_all();
 	return word->fetch_add(value, order_of(CAS, word, order, info), info);
+}
+
+/* Hints, and words of one process: no step depends on the order of their accesses, so they are none
+ * here. */
+template <typename T>
+static inline typename std::enable_if<std::is_integral<T>::value, T>::type
+do_load(const T *word, rl::memory_order, rl::debug_info_param)
+{
+	return *word;
+}
+
+static inline void do_store(uint32_t *word, uint32_t value, rl::memory_order, rl::debug_info_param)
+{
+	*word = value;
 }
 
 #define load_relaxed(p) do_load((p), rl::mo_relaxed, $)
