@@ -292,8 +292,8 @@ def test_100000_cancellations(make_pool: MakePool, start: Start, run_loop: RunLo
             got.extend(int(task.result()) for task in done if not task.cancelled())
         for task in tasks:
             task.cancel()
-        done, _ = await asyncio.wait(tasks)
-        got.extend(int(task.result()) for task in done if not task.cancelled())
+        await asyncio.gather(*tasks, return_exceptions=True)
+        got.extend(int(task.result()) for task in tasks if not task.cancelled())
 
     run_loop(main())
     child.end()

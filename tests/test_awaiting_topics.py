@@ -315,8 +315,8 @@ def test_20000_cancellations(make_pool: MakePool, start: Start, run_loop: RunLoo
             take(done)
         for task in tasks:
             task.cancel()
-        done, _ = await asyncio.wait(tasks)
-        take(done)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        take(tasks)
 
     run_loop(main())
     child.end()
