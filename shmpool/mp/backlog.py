@@ -68,6 +68,10 @@ class Task:
         self.size = self.size_class = 0  # of the message
         self.buffer: Buffer | None = None  # released when it is in the queue of tasks
 
+    def is_put(self) -> bool:
+        """True once it is in the queue of tasks, until it is taken back."""
+        return self.buffer is not None and self.buffer.released
+
     def finish(self, set_it: Callable[[Any], None], value: object) -> None:
         """Sets the future's result or exception, if the user has not."""
         with contextlib.suppress(InvalidStateError):
@@ -144,6 +148,7 @@ class Backlog:
         task.retries -= 1
         task.buffer = None
         with self.lock:
+            self._remove_put()
             self._waiting.appendleft(task)
 
     def fill(self) -> None:
@@ -172,11 +177,18 @@ class Backlog:
                     self._taken.extend(iter(self._queue.try_get, None))
                 self._put(started_only=True)
                 for task in itertools.takewhile(lambda task: task.started, self._waiting):
-                    if task.retries == self._retries and task.future._state == RUNNING:
+                    never_ran = task.retries == self._retries and not task.is_put()
+                    if never_ran and task.future._state == RUNNING:
                         task.future._state = PENDING  # nobody else changes it now
                         task.started = False
             finally:
                 self._wake()
+
+    def _remove_put(self) -> None:
+        """Removes a task that was put, by a call that was interrupted before it removed it: it must
+        not be here too when it is taken back."""
+        while self._waiting and self._waiting[0].is_put():
+            self._waiting.popleft()
 
     def _keep_taken(self) -> None:
         """Puts what was taken back before all other tasks. Goes on where it was interrupted."""
@@ -224,6 +236,7 @@ class Backlog:
                 return
             self._filling = True
             try:
+                self._remove_put()
                 if self._taken:
                     self._keep_taken()
                 while self._waiting and len(self._queue) < self._window:
@@ -277,7 +290,7 @@ class Backlog:
             task.message = None
             if not task.retries:
                 task.call = None
-        if not task.buffer.released:  # else interrupted after the put
+        if not task.is_put():  # else interrupted after the put
             self.pending[task.number] = task
             self._queue.put(task.buffer, 0)
             self._given[task.size_class] += 1
