@@ -9,6 +9,7 @@
 #include "audit.h"
 #include "guard.h"
 #include "liveness.h"
+#include "lookup.h"
 #include "member.h"
 #include "recover.h"
 #include "topic.h"
@@ -180,13 +181,12 @@ static bool subscriber_info(const struct alf_ring *r, uint32_t number, uint64_t 
 int shmpool_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n,
 			size_t asks)
 {
-	struct qmempool *p = opening_pool((uint32_t)pool);
-	if (!p)
-		return opening_missing((uint32_t)pool);
-	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
-	if (!r)
-		return queue_missing(p, (uint32_t)queue);
-	struct liveness q = { .s = &p->segment, .own = opening_token((uint32_t)pool) };
+	struct lookup c;
+	int error = lookup_to_read((uint32_t)pool, (uint32_t)queue, &c);
+	if (error)
+		return error;
+	const struct alf_ring *r = c.ring;
+	struct liveness q = { .s = &c.p->segment, .own = opening_token((uint32_t)pool) };
 	size_t got = 0;
 	for (uint32_t i = 0; topic_is(r) && i < SUBSCRIBERS_MAX && got < n; i++) {
 		const uint64_t state =

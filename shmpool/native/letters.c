@@ -96,19 +96,18 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
 		 size_t size)
 {
-	struct qmempool *p = opening_pool((uint32_t)pool);
-	if (!p)
-		return opening_missing((uint32_t)pool);
-	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
-	if (!r)
-		return (int)opening_read((uint32_t)pool, -ENOENT);
+	struct lookup c;
+	int error = lookup_to_read((uint32_t)pool, (uint32_t)queue, &c);
+	if (error)
+		return error;
+	const struct alf_ring *r = c.ring;
 	alf_position at = load_acquire(&r->q->cons);           /* [CONS] */
 	alf_position end = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
 	alf_position wanted = (alf_position)(position + alf_capacity(r));
 	if ((alf_distance)(wanted - at) > 0)
 		at = wanted;
 	for (uint64_t n = (alf_position)(end - at); n && n <= r->mask + 1; n--, at++)
-		if (copy_out(p, r, at, out, bytes, size))
+		if (copy_out(c.p, r, at, out, bytes, size))
 			return (int)opening_read((uint32_t)pool, 1);
 	return (int)opening_read((uint32_t)pool, 0);
 }

@@ -75,6 +75,17 @@ static inline int lookup_queue_in(uint64_t key, struct lookup *c)
 	return error;
 }
 
+/* Finds a queue by numbers for a call that reads only, and so needs no member. Returns 0, or what
+ * the call returns. */
+static inline int lookup_to_read(uint32_t pool, uint32_t queue, struct lookup *c)
+{
+	*c = (struct lookup) { .p = opening_pool(pool) };
+	if (!c->p)
+		return opening_missing(pool);
+	c->ring = queue_ring(c->p, queue);
+	return c->ring ? 0 : (int)opening_read(pool, queue_missing(c->p, queue));
+}
+
 /* One attempt. -EINPROGRESS in place of -EAGAIN and -ENOBUFS if a blocking call may succeed,
  * because it recovers dead members. */
 static inline int lookup_get(const struct lookup *c, uint64_t *handle, uint32_t n)

@@ -26,22 +26,21 @@ int shmpool_queue_find(int pool, const char *name)
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 {
-	struct qmempool *p = opening_pool((uint32_t)pool);
-	if (!p)
-		return opening_missing((uint32_t)pool);
-	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
-	if (!r)
-		return queue_missing(p, (uint32_t)queue);
-	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
+	struct lookup c;
+	int error = lookup_to_read((uint32_t)pool, (uint32_t)queue, &c);
+	if (error)
+		return error;
+	const struct alf_ring *r = c.ring, *part;
+	const struct queue_slot *slot = segment_queue(&c.p->segment, r->id);
+	memcpy(info->name, slot->name, sizeof(info->name));
 	info->name[sizeof(info->name) - 1] = 0;
-	info->capacity = queue_share(p, r);
+	info->capacity = queue_share(c.p, r);
 	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
 	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
 	info->on_demand = !!(r->flags & ALF_ON_DEMAND);
 	info->count = (uint32_t)queue_count(r);
 	info->topic = !!(r->flags & ALF_TOPIC);
 	info->waiting = load_relaxed(&r->q->room_wait) & WAIT_COUNT_MASK;
-	const struct queue_slot *slot = segment_queue(&p->segment, r->id);
 	info->producer = load_relaxed(&r->q->producer) & TAG_NUMBER_MASK;
 	info->consumer = load_relaxed(&r->q->consumer) & TAG_NUMBER_MASK;
 	info->on_death = slot->on_death;
@@ -53,7 +52,6 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->grows = !!(r->flags & ALF_LANES_GROW);
 	info->bulk = r->bulk;
 	info->enqueued = info->dequeued = info->lost = 0;
-	const struct alf_ring *part;
 	for (uint32_t k = 0; (part = queue_part(r, k)); k++) {
 		info->enqueued += alf_end(load_relaxed(&part->q->prod)) - alf_capacity(part);
 		info->dequeued += load_relaxed(&part->q->cons) - alf_capacity(part);
@@ -90,27 +88,23 @@ int shmpool_queue_lane(int pool, int queue)
 
 int shmpool_queue_lanes(int pool, int queue, uint32_t *out, size_t n)
 {
-	struct qmempool *p = opening_pool((uint32_t)pool);
+	struct lookup c;
+	const struct alf_ring *part;
 	uint32_t k = 0;
-	if (!p)
-		return opening_missing((uint32_t)pool);
-	const struct alf_ring *r = queue_ring(p, (uint32_t)queue), *part;
-	if (!r)
-		return queue_missing(p, (uint32_t)queue);
-	const uint32_t most = lanes_are(r) ? lanes_active(r->lanes) : 1;
-	for (; k < most && k < n && (part = queue_part(r, k)); k++)
+	int error = lookup_to_read((uint32_t)pool, (uint32_t)queue, &c);
+	if (error)
+		return error;
+	const uint32_t most = lanes_are(c.ring) ? lanes_active(c.ring->lanes) : 1;
+	for (; k < most && k < n && (part = queue_part(c.ring, k)); k++)
 		out[k] = part->id;
 	return (int)opening_read((uint32_t)pool, k);
 }
 
 int shmpool_queue_ended(int pool, int queue)
 {
-	struct qmempool *p = opening_pool((uint32_t)pool);
-	if (!p)
-		return opening_missing((uint32_t)pool);
-	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
-	return (int)opening_read((uint32_t)pool,
-				 r ? alf_closed(r) : queue_missing(p, (uint32_t)queue));
+	struct lookup c;
+	int error = lookup_to_read((uint32_t)pool, (uint32_t)queue, &c);
+	return error ? error : (int)opening_read((uint32_t)pool, alf_closed(c.ring));
 }
 
 int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t deadline)
@@ -131,21 +125,16 @@ int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t dead
 
 int64_t shmpool_queue_count(uint64_t key)
 {
-	struct qmempool *p = opening_pool(key_pool(key));
-	if (!p)
-		return opening_missing(key_pool(key));
-	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return opening_read(key_pool(key),
-			    r ? (int64_t)queue_count(r) : queue_missing(p, key_queue(key)));
+	struct lookup c;
+	int error = lookup_to_read(key_pool(key), key_queue(key), &c);
+	return error ? error : opening_read(key_pool(key), (int64_t)queue_count(c.ring));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
 {
-	struct qmempool *p = opening_pool(key_pool(key));
-	if (!p)
-		return opening_missing(key_pool(key));
-	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return opening_read(key_pool(key), r ? !queue_ready(r) : queue_missing(p, key_queue(key)));
+	struct lookup c;
+	int error = lookup_to_read(key_pool(key), key_queue(key), &c);
+	return error ? error : opening_read(key_pool(key), !queue_ready(c.ring));
 }
 
 int shmpool_queue_release(int pool, int queue)

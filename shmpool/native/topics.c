@@ -98,12 +98,10 @@ int64_t shmpool_unsubscribe(uint64_t key, struct subscriber *s)
 
 int shmpool_topic_room(int pool, int topic)
 {
-	struct qmempool *p = opening_pool((uint32_t)pool);
-	if (!p)
-		return opening_missing((uint32_t)pool);
-	const struct alf_ring *r = queue_ring(p, (uint32_t)topic);
-	if (!r)
-		return queue_missing(p, (uint32_t)topic);
-	const uint32_t room = topic_is(r) ? topic_room(r) : 0;
+	struct lookup c;
+	int error = lookup_to_read((uint32_t)pool, (uint32_t)topic, &c);
+	if (error)
+		return error;
+	const uint32_t room = topic_is(c.ring) ? topic_room(c.ring) : 0;
 	return (int)opening_read((uint32_t)pool, room > INT_MAX ? INT_MAX : (int64_t)room);
 }
