@@ -232,9 +232,8 @@ class Taken(Readable, Generic[One, Many]):
         def try_get(self) -> One | None: ...
         def get_many(self, n: int, timeout: float | None = None) -> Many: ...
 
-    def _there(self) -> int:
-        """Returns how many can be taken now, about."""
-        raise NotImplementedError
+        def _there(self) -> int:
+            """Returns how many can be taken now, about."""
 
     def _until_data(self, take: Callable[[], T | None]) -> Coroutine[Any, Any, T]:
         return hub().until(self._wanted(), take, self._there)
@@ -301,17 +300,15 @@ class Filled(Named):
 
         def send(self, payload: "BytesLike", timeout: float | None = None) -> None: ...
 
+        def _give(self, buf: Buffer, timeout: float) -> None:
+            """put() or publish()."""
+
+        def _room(self) -> int:
+            """Returns how many can be put now, about."""
+
     def close(self) -> None:
         super().close()
         closed(self.pool, self.number)
-
-    def _give(self, buf: Buffer, timeout: float) -> None:
-        """put() or publish()."""
-        raise NotImplementedError
-
-    def _room(self) -> int:
-        """Returns how many can be put now, about."""
-        raise NotImplementedError
 
     def _lane(self) -> int:
         """Returns the number of the ring into which the calling thread puts."""
