@@ -157,7 +157,7 @@ int blocking_requeue(struct qmempool *p, struct member *m, uint64_t handle, int6
 
 static bool data_obstructed(const struct blocking *b)
 {
-	return !queue_empty(b->r);
+	return queue_see(b->r).reserved; /* [WAIT] */
 }
 
 static uint32_t data_yields(const struct blocking *b)
@@ -180,8 +180,7 @@ int blocking_data_sleep(struct blocking *b, int *result)
 	 * something is reserved and not published, its producer may have read the wait word before:
 	 * sleep for a short time, and longer and longer while nothing changes. A member that is
 	 * resumed there sees the sleeper. */
-	const struct queue_seen seen = queue_see(b->r); /* [WAIT] */
-	const bool reserved = topic_is(b->r) ? b->kind->obstructed(b) : seen.reserved;
+	const bool reserved = b->kind->obstructed(b); /* [WAIT] */
 	*result = b->kind->attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
@@ -210,5 +209,10 @@ int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r,
 			      .deadline_ns = deadline_ns,
 			      .kind = &get_kind,
 			      .most_ns = WAIT_SHORT_NS };
-	return blocking_retry(&b, got);
+	got = blocking_retry(&b, got);
+	/* A wake-up may have reached this member in vain: for a message behind a position that was
+	 * not published yet. What it leaves now is another sleeper's. */
+	if (got > 0 && wait_anybody(r->data_wait) && queue_ready(r)) /* [WAIT] after cons moved */
+		wait_wake(r->data_wait, 1);
+	return got;
 }

@@ -90,6 +90,7 @@ static int take_attempt(struct blocking *b)
 
 static bool take_obstructed(const struct blocking *b)
 {
+	queue_see(b->r); /* [WAIT] and the end: nobody takes at cons */
 	return topic_lag(((const struct topic_wait *)b)->s) != 0;
 }
 
