@@ -708,8 +708,8 @@ def test_ctrl_c(start: Callable[..., Any]) -> None:
         import multiprocessing, os, signal, shmpool
         executor = shmpool.ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
         executor.submit(pow, 2, 2).result()
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             signal.pause()
         except KeyboardInterrupt:
             print(executor.submit(pow, 2, 3).result(), flush=True)
