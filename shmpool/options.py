@@ -342,12 +342,24 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
         )
 
 
-def topic_refusals(options: TopicOptions) -> Iterator[Refusal]:
-    """Yields what is wrong with a topic's options."""
+def topic_refusals(
+    options: TopicOptions, capacity: int | None = None, kept: int = 0
+) -> Iterator[Refusal]:
+    """Yields what is wrong with the options of a topic in a pool of capacity buffers (None: not
+    known), whose other topics keep so many."""
     for name, option in TOPIC.items():
         refusal = out_of_range(name, option, getattr(options, name))
         if refusal is not None:
             yield refusal
+            return
+    if capacity is not None and kept + options.depth >= capacity:
+        others = f", and its other topics keep {kept:,}" if kept else ""
+        yield Refusal(
+            "depth",
+            f"{options.depth}",
+            f"a topic keeps so many buffers, and the pool has {capacity:,}{others}: it must have "
+            "more than its topics keep",
+        )
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:

@@ -593,7 +593,7 @@ class Pool(PoolBase):
         """Creates a topic in the pool: a stream of messages that each subscriber gets.
 
         depth  messages that the topic keeps, a power of two from 2 to 32768. The pool needs so many
-               buffers more than without the topic
+               buffers more than without the topic, and must have more than all its topics keep
 
         A topic takes one of the pool's queue slots, and no queue has the same name.
 
@@ -605,7 +605,8 @@ class Pool(PoolBase):
         """
         self._opened()
         checked_name(name, "topic")
-        for refusal in topic_refusals(TopicOptions(depth)):
+        kept = sum(topic.depth for topic in self.topics())
+        for refusal in topic_refusals(TopicOptions(depth), self.geometry.capacity, kept):
             raise errors.InvalidArgument(str(refusal))
         code = lib.shmpool_queue_create(self._number, name.encode(), int(depth), 8, 0, 0, 0)
         return Topic(self, code if code > 0 else refuse(self, code, f"topic {name!r}"))

@@ -146,7 +146,7 @@ def test_topics(
 
 @pytest.mark.slow
 def test_doctor_of_topics(make_pool: MakePool) -> None:
-    """It names the subscriber that holds publishers up, and pools too small for their topics."""
+    """It names the subscriber that holds publishers up."""
     pool = make_pool(capacity=64)
     topic = pool.create_topic("ticks", depth=8)
     with topic.subscribe(policy="block"):
@@ -155,9 +155,6 @@ def test_doctor_of_topics(make_pool: MakePool) -> None:
         said = doctor(pool.name)
         assert f"topic ticks: subscriber 0 (process {os.getpid()}, " in said
         assert "8 messages behind, has held publishers up" in said
-        assert "its topics keep" not in said
-    pool.create_topic("more", depth=64)
-    assert "its topics keep up to 72 messages, and it has 64 buffers" in doctor(pool.name)
 
 
 def doctor(pool: str) -> str:

@@ -163,6 +163,8 @@ SIZES = "[pools.rx]\nbuffer_size = [64, 4096]\ncapacity = [64, 16]\n"
         (HEAD + "[pools.rx.topic.t]\ndepth = 9\n", 5, ["topic.t.depth = 9", "power of two from 2"]),
         (HEAD + "topic.t.depth = 65536\n", 4, ["topic.t.depth = 65536", "to 32768"]),
         (HEAD + "topic.t = { depth = 8, x = 8 }\n", 4, ["topic.t.x = 8", "known are depth"]),
+        (HEAD + "topic.t.depth = 64\n", 4, ["topic.t.depth = 64", "the pool has 64"]),
+        (HEAD + "topic = { a.depth = 32, b.depth = 32 }\n", 4, ["topic.b", "topics keep 32"]),
         (HEAD + "topic._t.depth = 8\n", 4, ["topic._t", "topic name is '_t'"]),
         (
             HEAD + "queue.t.capacity = 8\ntopic.t.depth = 8\n",

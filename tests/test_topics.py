@@ -359,6 +359,17 @@ def test_a_wait_ends_at_its_timeout(topic: Topic) -> None:
         sub.get(timeout=0.01)
 
 
+def test_a_pool_has_more_buffers_than_its_topics_keep(make_pool: MakePool) -> None:
+    """Otherwise the topics end with all of them, and nobody can publish."""
+    pool = make_pool(capacity=64)
+    with pytest.raises(shmpool.InvalidArgument, match=r"depth is 64; .* the pool has 64: it must"):
+        pool.create_topic("all", depth=64)
+    pool.create_topic("half", depth=32)
+    with pytest.raises(shmpool.InvalidArgument, match="and its other topics keep 32: it must"):
+        pool.create_topic("more", depth=32)
+    assert ["half"] == [topic.name for topic in pool.topics()]
+
+
 def test_refusals(topic: Topic, pool: Pool) -> None:
     with pytest.raises(shmpool.InvalidArgument, match="policy is 'best'; it must be"):
         topic.subscribe(policy="best")  # type: ignore[arg-type]

@@ -315,7 +315,6 @@ def _segment(name: str) -> Iterator[Finding]:
             topics = view.topics()
             gone = {member.pid for member in view.dead_members()}
             gone |= {one.pid for topic in topics for one in topic.subscribers if one.dead}
-            capacity = view.geometry.capacity
             most = sum(one.capacity * one.buffer_size for one in view.geometry.sizes)
     except errors.PoolNotFound:
         return  # it was removed since it was listed, or is being created
@@ -333,9 +332,6 @@ def _segment(name: str) -> Iterator[Finding]:
         for topic in topics:
             if who := held_up_by(topic):
                 yield Finding(subject, "note", f"topic {topic.name}: {who}", LET_GO)
-        if (kept := sum(topic.depth for topic in topics)) >= capacity:
-            found = f"its topics keep up to {kept:,} messages, and it has {capacity:,} buffers"
-            yield Finding(subject, "note", found, "create it with a higher capacity")
         if most > total > 0:
             found = f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}"
             yield Finding(subject, "note", found, f"create it with a lower capacity; or {ENLARGE}")

@@ -349,10 +349,9 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
     for option in ("low_water", "queue_full_s", "held_s", "trim_to", "trim_after_s"):
         if not 0 <= (getattr(pool, option) or 0) < float("inf"):
             trouble.add((*path, option), "it must be a number from 0")
+    most = Geometry.of(geometry).capacity if refusal is None else None
     for option in ("low_water", "trim_to"):
-        if refusal is None and (getattr(pool, option) or 0) > (
-            most := Geometry.of(geometry).capacity
-        ):
+        if most is not None and (getattr(pool, option) or 0) > most:
             trouble.add((*path, option), f"it must be at most the capacity, {most}")
     for queue_name, queue in pool.queue.items():
         at = (*path, "queue", queue_name)
@@ -362,11 +361,13 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
             trouble.add((*at, refusal.option), refusal.demand)
         if queue.dead_letter is not None and letter is None:
             trouble.add((*at, "dead_letter"), "the pool declares no such queue")
+    kept = 0
     for topic_name, topic in pool.topic.items():
         at = (*path, "topic", topic_name)
         trouble.check(at, checked_name, topic_name, "topic")
-        for refusal in topic_refusals(topic):
+        for refusal in topic_refusals(topic, most, kept):
             trouble.add((*at, refusal.option), refusal.demand)
+        kept += topic.depth
         if topic_name in pool.queue:
             trouble.add(at, "the pool declares a queue of the same name")
     if circle := letters_in_a_circle(pool.queue):
