@@ -203,7 +203,7 @@ CONFIG_TAIL = """
     /dev/shm is everybody's. The daemon watches over the pools that `adopt` names, if they belong to
     its own user or root, or if they are for a group that it is in (their mode lets that group
     write); and to the users in `adopt_users`. Those of the latter never take the place of the
-    former; at most 56 pools are watched. Files of other users are counted (`shmpool_foreign_files`)
+    former; at most 248 pools are watched. Files of others are counted (`shmpool_foreign_files`)
     and not opened. To watch a pool is not to use it: it can be pruned. A pool that is declared
     cannot. One that the daemon's user may only read is watched, and not recovered.
 

@@ -53,7 +53,7 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     ),
     errno.EXFULL: (
         errors.LimitReached,
-        "64 pools are open in this process, which is the most; close one",
+        "256 pools are open in this process, which is the most; close one",
     ),
     errno.EMFILE: (
         errors.LimitReached,

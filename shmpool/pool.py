@@ -177,7 +177,7 @@ class Pool(PoolBase):
             PoolExists: the name is taken; with exist_ok, by a pool with other options.
             OutOfSharedMemory: /dev/shm has no room for the pool itself and prealloc.
             AccessDenied: this user cannot create the file, give it to group, or open it.
-            LimitReached: this process has 64 pools open, or no descriptor left, or may not lock
+            LimitReached: this process has 256 pools open, or no descriptor left, or may not lock
                 so much.
         """
         if name is not None:
@@ -259,7 +259,7 @@ class Pool(PoolBase):
             PoolNotFound, SegmentInvalid: there is no such pool, or the file is not a pool.
             AccessDenied: this user may not open the file, or another user than owner owns it;
                 populate or lock with readonly.
-            InvalidArgument, LimitReached: the name or owner; 64 pools, no descriptor left, or this
+            InvalidArgument, LimitReached: the name or owner; 256 pools, no descriptor left, or this
                 process may not lock so much.
             OutOfSharedMemory: populate gets no memory for page tables.
         """

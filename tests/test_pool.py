@@ -326,14 +326,14 @@ def test_a_closed_pool_does_not_reach_its_successor(make_pool: MakePool) -> None
 
 
 def test_as_many_pools_as_allowed(make_pool: MakePool, pool_name: str) -> None:
-    """A process can have 64 pools open. One more is LimitReached and leaves nothing behind."""
+    """A process can have 256 pools open. One more is LimitReached and leaves nothing behind."""
     gc.collect()
     # Such as the one of the program's queues.
     others = sum(pool._segment is not None for pool in open_pools())
-    pools = [make_pool(members=2, queues=1) for _ in range(64 - others)]
-    with pytest.raises(shmpool.LimitReached, match="64"):
+    pools = [make_pool(members=2, queues=1) for _ in range(256 - others)]
+    with pytest.raises(shmpool.LimitReached, match="256"):
         shmpool.Pool.attach(pools[0].name)
-    with pytest.raises(shmpool.LimitReached, match="64"):
+    with pytest.raises(shmpool.LimitReached, match="256"):
         shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
     assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
     pools[5].close()

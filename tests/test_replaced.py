@@ -346,14 +346,14 @@ def test_core_files(pool: shmpool.Pool) -> None:
 
 
 def test_a_replacement_that_cannot_be_opened(pool_name: str, start: Callable[..., Child]) -> None:
-    """A process with 64 pools open is refused before the name is taken: the old pool keeps it."""
+    """A process with 256 pools open is refused before the name is taken: the old pool keeps it."""
     child = start(
         """
         import sys, shmpool
         name = sys.argv[1]
         make = dict(buffer_size=64, capacity=64)
         old = shmpool.Pool.create(name, **make)
-        more = [shmpool.Pool.create(None, **make) for _ in range(63)]
+        more = [shmpool.Pool.create(None, **make) for _ in range(255)]
         for options in (dict(replace=True), dict(exist_ok=True), {}):
             try:
                 shmpool.Pool.create(name, **make, **options)
@@ -365,7 +365,7 @@ def test_a_replacement_that_cannot_be_opened(pool_name: str, start: Callable[...
     )
     *said, replaced = child.end().splitlines()
     assert 3 == len(said)
-    assert all("64 pools are open" in text for text in said)
+    assert all("256 pools are open" in text for text in said)
     assert "False" == replaced
     assert pool_name in shmpool.pool_names()
     shmpool.Pool.unlink(pool_name)

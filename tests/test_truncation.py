@@ -89,7 +89,7 @@ WORKER = """
     sleeper.join()
     print(*asleep)
     pool.close()
-    for n in range(100):  # 64 pools are the most that may be open
+    for n in range(300):  # 256 pools are the most that may be open
         more = shmpool.Pool.create(f"{name}-{n}", buffer_size=64, capacity=64, prealloc=64)
         os.truncate(f"/dev/shm/shmpool.{name}-{n}", 4096)
         meet(more.alloc)

@@ -260,7 +260,7 @@ int64_t hot_wait_moving(struct hot_wait *wait, int64_t code, struct buffer_objec
 void hot_recover(struct pool_object *pool);
 static inline void hot_recover_if_due(struct pool_object *pool)
 {
-	if (unlikely(pool && load_relaxed(&opening_pools[pool->key >> 58].tend_due)))
+	if (unlikely(pool && load_relaxed(&opening_pools[pool->key >> KEY_SLOT_SHIFT].tend_due)))
 		hot_recover(pool);
 }
 

@@ -26,8 +26,7 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	const struct segment *s = &opening_pool((uint32_t)number)->segment;
 	self->opened = true;
 	self->segment = (struct segment_object *)Py_NewRef(segment);
-	self->key = ((uint64_t)number % OPENING_POOLS_MAX) << 58 |
-		    ((uint64_t)number / OPENING_POOLS_MAX) << 32;
+	self->key = key_of((uint32_t)number, 0);
 	self->classes = segment_classes(s);
 	for (uint32_t i = 0; i < self->classes; i++) {
 		const struct segment view = segment_view(s, i);

@@ -14,7 +14,7 @@ static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 		return NULL;
 	Py_XSETREF(self->empty_text, Py_NewRef(empty));
 	Py_XSETREF(self->pool, (struct pool_object *)Py_NewRef(pool));
-	hot_queue_open(self, self->pool->key | (uint64_t)number << 48, 0);
+	hot_queue_open(self, self->pool->key | (uint64_t)number << KEY_QUEUE_SHIFT, 0);
 	Py_RETURN_NONE;
 }
 

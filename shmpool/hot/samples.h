@@ -38,7 +38,7 @@ struct sample_object {
 static inline uint64_t samples_key(const struct subscriber_object *self)
 {
 	return self->topic && self->topic->pool && self->topic->pool->key && self->in.r ?
-		       self->topic->pool->key | (uint64_t)self->in.r->id << 48 :
+		       self->topic->pool->key | (uint64_t)self->in.r->id << KEY_QUEUE_SHIFT :
 		       0;
 }
 

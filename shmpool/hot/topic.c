@@ -12,7 +12,7 @@ static PyObject *topic_hot_open(PyObject *object, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &number))
 		return NULL;
 	Py_XSETREF(self->pool, (struct pool_object *)Py_NewRef(pool));
-	hot_queue_open(self, self->pool->key | (uint64_t)number << 48, 0);
+	hot_queue_open(self, self->pool->key | (uint64_t)number << KEY_QUEUE_SHIFT, 0);
 	Py_RETURN_NONE;
 }
 

@@ -7,7 +7,7 @@
  * shmpool.h. A call that is made once per packet or per burst takes one 64-bit key, which the
  * caller puts together (lookup.h takes it apart); an element that it does not need is 0:
  *
- *     | slot 6 | queue 10 | serial 16 | 0 1 | generation 7 | index 24 |
+ *     | slot 8 | queue 10 | serial 14 | 0 1 | generation 7 | index 24 |
  *
  * An allocation has the number of a size class in the place of the index.
  * A buffer that the caller owns is a handle, | generation 32 | index 32 |.

@@ -12,6 +12,10 @@
 #include "queue.h"
 #include "wait.h"
 
+/* binding.h shows the parts of a key. */
+#define KEY_SLOT_SHIFT 56
+#define KEY_QUEUE_SHIFT 46
+#define KEY_SERIAL_SHIFT 32
 #define KEY_GENERATION_MASK 0x7fu
 
 /* What a key names. */
@@ -21,14 +25,23 @@ struct lookup {
 	const struct alf_ring *ring;
 };
 
+/* Returns the key of a pool of that number, and of one of its queues. */
+static inline uint64_t key_of(uint32_t number, uint32_t queue)
+{
+	return (uint64_t)(number % OPENING_POOLS_MAX) << KEY_SLOT_SHIFT |
+	       (uint64_t)(number / OPENING_POOLS_MAX) << KEY_SERIAL_SHIFT |
+	       (uint64_t)queue << KEY_QUEUE_SHIFT;
+}
+
 static inline uint32_t key_pool(uint64_t key)
 {
-	return (uint32_t)(key >> 58 | (key >> 32 & 0xffff) << 6);
+	return (uint32_t)(key >> KEY_SLOT_SHIFT | (key >> KEY_SERIAL_SHIFT & OPENING_SERIAL_MAX)
+							  << OPENING_SLOT_BITS);
 }
 
 static inline uint32_t key_queue(uint64_t key)
 {
-	return key >> 48 & 0x3ff;
+	return key >> KEY_QUEUE_SHIFT & 0x3ff;
 }
 
 /* The size class that an allocation names. */

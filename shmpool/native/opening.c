@@ -283,7 +283,7 @@ int opening_open(const struct segment *s, bool made)
 			pool_unbind(&opening_pools[i]);
 			return error;
 		}
-		opening_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
+		opening_pools[i].serial = opened = opened % OPENING_SERIAL_MAX + 1; /* never 0 */
 		return (int)(opening_pools[i].serial * OPENING_POOLS_MAX + i);
 	}
 	return -EXFULL;

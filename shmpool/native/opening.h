@@ -32,7 +32,10 @@
 #include "pin.h"
 #include "qmempool.h"
 
-#define OPENING_POOLS_MAX 64u /* a key names a pool in 6 bits */
+/* A pool's number is | serial 14 | slot 8 |. */
+#define OPENING_SLOT_BITS 8u
+#define OPENING_SERIAL_MAX 0x3fffu
+#define OPENING_POOLS_MAX (1u << OPENING_SLOT_BITS)
 
 struct opening_thread {
 	struct member *member[OPENING_POOLS_MAX];
@@ -48,7 +51,7 @@ extern _Thread_local struct opening_thread *opening_thread
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 /* Opens a checked segment. Takes a token if it is opened for writing (segment.writes). made is true
- * if this process has just made the segment. Returns the pool's number, | serial 16 | slot 6 |;
+ * if this process has just made the segment. Returns the pool's number;
  * -EXFULL if all numbers are taken; -ENOMEM; or an error of token_take(). */
 int opening_open(const struct segment *s, bool made);
 

@@ -8,7 +8,7 @@
  * the interpreter's lock released, between opening_begin() and opening_end() (opening.h); deadlines
  * are CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
  *
- * A pool is a number that shmpool_open() returned, | serial 16 | slot 6 |, so that the number of a
+ * A pool is a number that shmpool_open() returned, | serial 14 | slot 8 |, so that the number of a
  * closed pool does not name its successor. Every number is checked: a wrong one is an error and
  * never a crash. Every thread is a member of its own, from its first call on.
  */

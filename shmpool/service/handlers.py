@@ -44,7 +44,7 @@ from ..view import View
 from .alarms import Policy
 from .watched_pool import Rank, WatchedPool, stats_of
 
-POOLS_MAX = 64  # that a process may have open (OPENING_POOLS_MAX of native/opening.h)
+POOLS_MAX = 256  # that a process may have open (OPENING_POOLS_MAX of native/opening.h)
 CLIENT_PLACES = 3  # requests of clients, and lists of holders, in progress at once
 RECOVERY_PLACES = 3  # recoveries in progress at once
 # The rest, without one each for the event loop and for the thread that creates and trims.

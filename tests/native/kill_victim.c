@@ -11,6 +11,7 @@
 #include "binding.h"
 #include "blocking.h"
 #include "check.h"
+#include "lookup.h"
 #include "unfinished.h"
 #include "wait.h"
 
@@ -141,8 +142,7 @@ void open_locally(struct scene *s)
 {
 	s->opened = opening_open(&s->pool.segment, false);
 	CHECK(s->opened >= 0);
-	s->key = (uint64_t)(s->opened & 63) << 58 | (uint64_t)s->subject << 48 |
-		 (uint64_t)(s->opened >> 6) << 32;
+	s->key = key_of((uint32_t)s->opened, s->subject);
 }
 
 void attach_locally(struct scene *s)

@@ -7,6 +7,7 @@
 #include <sched.h>
 
 #include "binding.h"
+#include "lookup.h"
 #include "opening.h"
 #include "steer_topic.h"
 #include "topic.h"
@@ -358,7 +359,7 @@ void world_shutdown(uint32_t me, uint32_t queue)
 /* Returns the key of a thread's pool and queue in the calls of shmpool.h: lookup.h. */
 static uint64_t key(uint32_t me, uint32_t queue)
 {
-	return (uint64_t)me << 58 | (uint64_t)(queue + 1) << 48;
+	return key_of(me, queue + 1);
 }
 
 void world_nack(uint32_t me, bool later)

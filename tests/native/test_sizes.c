@@ -98,8 +98,7 @@ static void smallest(void)
 		EQUAL(1, class_of(handle[i]));
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, 20));
 	struct shmpool_turn turn = { 0 };
-	uint64_t key = (uint64_t)(number % OPENING_POOLS_MAX) << 58 |
-		       (uint64_t)(number / OPENING_POOLS_MAX) << 32;
+	uint64_t key = key_of((uint32_t)number, 0);
 	EQUAL(-EMSGSIZE, shmpool_alloc_many_wait(key, handle, 65, WAIT_NEVER, &turn));
 }
 
@@ -233,7 +232,7 @@ static uint64_t corrupt_cache(void)
 /* No allocation gives a smaller buffer than it was asked for: all of it would not fit there. */
 static void refused(void)
 {
-	const uint64_t key = (uint64_t)(number & 63) << 58 | (uint64_t)(number >> 6) << 32;
+	const uint64_t key = key_of((uint32_t)number, 0);
 	struct shmpool_turn turn = { 0 };
 	struct lookup c;
 	uint64_t handle, kept;

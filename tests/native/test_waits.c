@@ -13,6 +13,7 @@
 
 #include "alf_repair.h"
 #include "blocking.h"
+#include "lookup.h"
 #include "member.h"
 #include "memfd_pool.h"
 #include "opening.h"
@@ -298,8 +299,7 @@ static void interrupted(void)
 
 static uint64_t key(uint32_t queue)
 {
-	return (uint64_t)(pool_number & 63) << 58 | (uint64_t)queue << 48 |
-	       (uint64_t)(pool_number >> 6) << 32;
+	return key_of((uint32_t)pool_number, queue);
 }
 
 /* A call that does not wait never asks for dead members. One that may take long asks once for the
