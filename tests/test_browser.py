@@ -22,6 +22,8 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -195,6 +197,139 @@ def test_topics_are_shown(
         wait.until(lambda _: [[*second, "1", "0", "0", "alive"]] == subscribers())
     severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
     assert [] == [line for line in severe if "favicon" not in line["message"]]
+
+
+SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
+
+AXE = """
+    const done = arguments[arguments.length - 1];
+    axe.run().then(found => done(found.violations.map(
+        one => one.id + ": " + one.nodes.map(node => node.html).join(" "))));
+    """
+
+
+@pytest.mark.slow
+def test_everybody_can_use_it(
+    start_daemon: StartDaemon, start: type[Child], browser: Any, new_name: Any, tmp_path: Path
+) -> None:
+    """axe-core finds nothing, and nothing is wider than the screen: on a phone, a tablet and a
+    desktop, light and dark."""
+    axe = pytest.importorskip("axe_core_python.selenium", reason="axe-core is not installed")
+    topics, queues = new_name(), new_name()
+    config = DECLARED.format(topics) + POOLS.format(queues)
+    daemon = start_daemon(config, *PORT, options="interval = 0.25")
+    subscribe(start, topics, "block", 2, "viewer")
+    workers = [start(PRODUCER, queues), start(CONSUMER, queues, 150)]
+    assert ["ready"] * 2 == [worker.line() for worker in workers]
+    browser.get("http://{}:{}/".format(*address(daemon)))
+    wait = WebDriverWait(browser, DEADLINE_S, poll_frequency=0.05)
+    browser.execute_script(Path(axe.__file__).with_name("axe.min.js").read_text())
+    pictures = Path(os.environ.get("SHMPOOL_PICTURES", tmp_path))
+    for size, (width, height) in SIZES.items():
+        for scheme in ("light", "dark"):
+            feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+            shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", shape)
+            drawn = "return document.querySelectorAll('.members tbody tr').length >= 1 " \
+                "&& document.querySelectorAll('.alarms li').length >= 1"  # fmt: skip
+            wait.until(lambda _, script=drawn: browser.execute_script(script))
+            browser.save_screenshot(str(pictures / f"{size}-{scheme}.png"))
+            assert [] == browser.execute_async_script(AXE), (size, scheme)
+            wider = "return document.documentElement.scrollWidth - window.innerWidth"
+            assert 0 >= browser.execute_script(wider), (size, scheme)
+
+
+@pytest.mark.slow
+def test_with_a_keyboard(start_daemon: StartDaemon, browser: Any, new_name: Any) -> None:
+    """The filter, the choice of a range and the lists of members are reached and used."""
+    names = sorted((new_name(), new_name()))
+    config = "".join(POOLS.format(name) for name in names)
+    daemon = start_daemon(config, *PORT, options="interval = 0.25")
+    with shmpool.Pool.attach(names[0]) as pool, pool.alloc():
+        pool.queue("done").send_many([b"x"] * 5)
+        browser.get("http://{}:{}/".format(*address(daemon)))
+        wait = WebDriverWait(browser, DEADLINE_S, poll_frequency=0.05)
+        shown = "return [...document.querySelectorAll('.pool:not([hidden]) h2')].map(" \
+            "e => e.textContent)"  # fmt: skip
+        wait.until(lambda _: names == browser.execute_script(shown))
+        press = ActionChains(browser)
+        press.send_keys(Keys.TAB, names[0], Keys.TAB, Keys.ARROW_RIGHT).perform()
+        assert names[:1] == browser.execute_script(shown)
+        label = "return [...document.querySelectorAll('svg')].map(e => e.ariaLabel || " \
+            "e.getAttribute('aria-label'))"  # fmt: skip
+        wanted = "depth of done: 5 of 256, at most 5 in the last hour"
+        wait.until(lambda _: wanted in browser.execute_script(label))
+        members = "return document.querySelector('.pool:not([hidden]) details').open"
+        assert browser.execute_script(members)
+        focused = "return document.activeElement.tagName"
+        while browser.execute_script(focused) != "SUMMARY":
+            ActionChains(browser).send_keys(Keys.TAB).perform()
+        ActionChains(browser).send_keys(Keys.ENTER).perform()
+        wait.until(lambda _: not browser.execute_script(members))
+
+
+MEMBERS = """
+    import sys, threading, shmpool
+    pools = [shmpool.Pool.attach(name) for name in sys.argv[1:]]
+    there = threading.Barrier(11)
+    def hold():
+        held = [pool.alloc() for pool in pools]
+        there.wait()
+        threading.Event().wait()
+    for _ in range(10):
+        threading.Thread(target=hold, daemon=True).start()
+    there.wait()
+    print("ready", flush=True)
+    sys.stdin.read()
+    """
+
+# Which cards are changed while three events are drawn.
+CHANGED = """
+    const done = arguments[arguments.length - 1], changed = new Set();
+    let left = 3;
+    const watch = new MutationObserver(changes => {
+        for (const change of changes) {
+            const at = change.target.nodeType === 1 ? change.target : change.target.parentElement;
+            const card = at && at.closest(".pool");
+            if (card) changed.add(card.dataset.pool);
+            if (at && at.id === "clock" && !--left) { watch.disconnect(); done([...changed]); }
+        }
+    });
+    watch.observe(document.body, {subtree: true, childList: true, characterData: true,
+        attributes: true});
+    """
+
+
+@pytest.mark.slow
+def test_a_hundred_pools_cost_a_screenful(
+    start_daemon: StartDaemon, start: type[Child], browser: Any, new_name: Any
+) -> None:
+    """1,000 members in 100 pools: all pools are there, and those that cannot be seen are not
+    drawn."""
+    names = sorted(new_name() for _ in range(100))
+    small = "[pools.{}]\nbuffer_size = 64\ncapacity = 64\nqueue.work.capacity = 8\n"
+    config = "".join(small.format(name) for name in names)
+    daemon = start_daemon(config, *PORT, options="interval = 0.5")
+    holder = start(MEMBERS, *names)
+    assert "ready" == holder.line()
+    browser.set_script_timeout(DEADLINE_S)
+    browser.get("http://{}:{}/".format(*address(daemon)))
+    wait = WebDriverWait(browser, DEADLINE_S, poll_frequency=0.05)
+    summary = "return document.getElementById('summary').textContent"
+    wait.until(lambda _: "100 pools, 1,000 members" in browser.execute_script(summary))
+    for name in names:  # each pool's figures change
+        with shmpool.Pool.attach(name) as pool:
+            pool.queue("work").send(b"x")
+    changed = set(browser.execute_async_script(CHANGED))
+    assert 1 <= len(changed) <= 10, sorted(changed)
+    rows = "return document.querySelectorAll('.members tbody tr').length"
+    assert 10 <= browser.execute_script(rows) <= 100
+    browser.execute_script("document.querySelector('.pool:last-of-type').scrollIntoView()")
+    drawn = "return [...document.querySelectorAll('.pool:last-of-type tbody tr')].length"
+    wait.until(lambda _: browser.execute_script(drawn) == 10)
+    shown = "return document.querySelector('.pool:last-of-type').dataset.pool"
+    assert names[-1] == browser.execute_script(shown)
 
 
 def picture() -> str | None:

@@ -133,9 +133,9 @@ PYTHON_ORDER = re.findall(
     process_exit segment pruning stats pinning topic pool view __init__ mp.objects mp.program
     mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
-    service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
-    service.config_lines service.config_values service.config service.declared_pools
-    service.adoption service.file_watch service.supervisor service.systemd
+    service.__init__ service.alarms service.history service.watched_pool service.handlers
+    service.scheduling service.config_lines service.config_values service.config
+    service.declared_pools service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http service.daemon
     cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen

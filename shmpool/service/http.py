@@ -158,7 +158,9 @@ class Pages:
                 web.get("/healthz", self.healthz),
                 web.get("/api/v1/pools", self.pools),
                 web.get("/api/v1/pools/{pool}", self.describe),
-                web.get("/api/v1/pools/{pool}/{what:stats|members|holders|audit}", self.pool),
+                web.get(
+                    "/api/v1/pools/{pool}/{what:stats|members|history|holders|audit}", self.pool
+                ),
                 web.get("/api/v1/events", self.events),
                 web.get("/{name:|page.js|page.css}", self.page),
             ]
@@ -207,6 +209,8 @@ class Pages:
             return _json(self._handler.answer(GetMembers(name)))
         if name not in self._handler.watched:
             raise errors.PoolNotFound(f"pool {name!r} is not watched by the daemon")
+        if what == "history":
+            return _json({"pool": name} | self._handler.watched[name].history.listed())
         busy = sum(pool != "" for pool, _ in self._answering)
         if (name, what) not in self._answering and busy >= SLOW_MAX:
             raise web.HTTPServiceUnavailable(text=f"{SLOW_MAX} audits are in progress\n")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool that the daemon watches: a view of it, its alarms, and its recoveries since the daemon
-started.
+"""A pool that the daemon watches: a view of it, its alarms, its last hour, and its recoveries since
+the daemon started.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from ..rpc.records import Alarm, PoolStats, Recoveries
 from ..stats import Holder, Recovery, Stats
 from ..view import View
 from .alarms import Alarms, Changes, Policy
+from .history import History
 
 EVENTS_KEPT = 64
 SUSPENDED_MAX = 64  # members in an operation whose state is read from /proc: 30 us each
@@ -66,6 +67,7 @@ class WatchedPool:
         self._path = path_of(view.name)
         self._in_use_fd = -1
         self.alarms = Alarms(view.name)
+        self.history = History()
         self.recoveries = Recoveries()
         self.recovery_seconds: list[int] = [0] * (len(SECONDS) + 1)  # recoveries in each bucket
         self.recovery_seconds_sum = 0.0
@@ -132,6 +134,7 @@ class WatchedPool:
         stats = self.view.stats()
         self._watch_trimmable(stats)
         flows = self.view.queues(), self.view.topics()
+        self.history.add(self._clock(), *flows)
         return self.alarms.update(self._clock(), self.policy, stats, *flows, suspended)
 
     def inspect_holders(self, holders: list[Holder]) -> Changes:

@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // The live page: draws the events of the daemon. Names are inserted as text, never as HTML.
+//
+// Figures of every pool are kept, but only pools that can be seen are drawn: a hundred pools cost
+// what a screenful costs. "now" shows values that this page has seen, "last hour" what the daemon
+// has kept (history.py).
 "use strict";
 
-const HISTORY = 120; // points of a queue's depth, and of a topic's rate
+const POINTS = 120; // values of a queue's depth, and of a topic's rate, that the page keeps
+const MEMBERS_OPEN = 20; // a pool with more members shows them when it is asked to
 const STATES = [
   ["free", (b) => b.free], ["cached", (b) => b.cached], ["held", (b) => b.held],
   ["queued", (b) => b.queued], ["uncreated", (b) => b.capacity - b.created],
 ];
-const cards = new Map(); // pool name -> {node, bars, flows, published}
+const cards = new Map(); // pool name -> what card() returns
+const byId = (id) => document.getElementById(id);
 const number = (n) => n.toLocaleString("en-US");
+const count = (n, one, many) => `${number(n)} ${n === 1 ? one : many}`;
+const hour = () => document.querySelector("input[name=range]:checked").value === "hour";
 
 function make(tag, text, kind) {
   const node = document.createElement(tag);
@@ -17,10 +25,26 @@ function make(tag, text, kind) {
   return node;
 }
 
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+const onScreen = new IntersectionObserver((changes) => {
+  for (const change of changes) {
+    const shown = cards.get(change.target.dataset.pool);
+    if (!shown) continue;
+    shown.visible = change.isIntersecting;
+    if (shown.visible) draw(shown);
+  }
+}, { rootMargin: "50% 0px" });
+
 function card(name) {
-  const node = document.getElementById("pool").content.firstElementChild.cloneNode(true);
+  const node = byId("pool").content.firstElementChild.cloneNode(true);
   node.dataset.pool = name;
+  node.setAttribute("aria-label", `pool ${name}`);
   node.querySelector("h2").textContent = name;
+  node.querySelector(".subscribers").setAttribute("aria-label", `subscribers of topics of ${name}`);
+  node.querySelector(".members").setAttribute("aria-label", `members of ${name}`);
   const bars = new Map();
   for (const [state] of STATES) {
     const part = make("span", undefined, state);
@@ -30,45 +54,89 @@ function card(name) {
     node.querySelector(".legend").append(label);
     bars.set(state, [part, label.lastChild]);
   }
-  document.getElementById("pools").prepend(node);
-  const made = { node, bars, flows: new Map(), published: new Map() };
+  const made = { name, node, bars, flows: new Map(), visible: false, pool: null, asked: 0 };
+  node.querySelector("details").addEventListener("toggle", () => made.visible && draw(made));
   cards.set(name, made);
+  place(made);
+  filter(made);
+  onScreen.observe(node);
   return made;
 }
 
-// Draws the next value of a queue or a topic. least is what fills the picture if no value is larger.
-function drawFlow(shown, name, value, least, what, text) {
+// Pools stand in the order of their names.
+function place(shown) {
+  const nodes = [...byId("pools").querySelectorAll(".pool")];
+  const next = nodes.find((node) => node.dataset.pool > shown.name);
+  byId("pools").insertBefore(shown.node, next || null);
+}
+
+function filter(shown) {
+  const wanted = byId("filter").value.trim().toLowerCase();
+  shown.node.hidden = !shown.name.toLowerCase().includes(wanted);
+}
+
+// What a queue or a topic shows: the values that were seen, and those of the last hour.
+function flow(shown, name) {
   let known = shown.flows.get(name);
   if (!known) {
-    const node = document.getElementById("flow").content.firstElementChild.cloneNode(true);
+    const node = byId("flow").content.firstElementChild.cloneNode(true);
     node.querySelector("figcaption").append(make("b", name), make("span"));
     shown.node.querySelector(".flows").append(node);
-    known = { node, values: [] };
+    known = { node, values: [], hour: [], published: null };
     shown.flows.set(name, known);
   }
+  return known;
+}
+
+function keep(known, value, least, what, text) {
   known.values.push(value);
-  if (known.values.length > HISTORY) known.values.shift();
-  const top = Math.max(...known.values, least, 1);
-  const first = HISTORY - known.values.length;
-  const points = known.values.map((one, i) => `${first + i},${(31 - (30 * one) / top).toFixed(2)}`);
-  known.node.querySelector("polyline").setAttribute("points", points.join(" "));
-  known.node.querySelector("path").setAttribute("d", `M${first},31 L${points.join(" L")} V31 Z`);
-  known.node.querySelector("span").textContent = text;
-  known.node.querySelector("svg").setAttribute("aria-label", `${what} of ${name}: ${text}`);
+  if (known.values.length > POINTS) known.values.shift();
+  Object.assign(known, { least, what, text });
 }
 
-function drawQueue(shown, queue) {
-  drawFlow(shown, queue.name, queue.depth, queue.capacity / 64, "depth",
-    `${number(queue.depth)} of ${number(queue.capacity)}`);
+// Takes a pool's figures. Draws nothing but what screen readers announce.
+function take(pool) {
+  const shown = cards.get(pool.pool) || card(pool.pool);
+  const first = shown.pool === null;
+  shown.pool = pool;
+  for (const queue of pool.queues) {
+    keep(flow(shown, queue.name), queue.depth, queue.capacity / 64, "depth",
+      `${number(queue.depth)} of ${number(queue.capacity)}`);
+  }
+  for (const topic of pool.topics) {
+    const known = flow(shown, topic.name);
+    const seconds = known.published ? pool.at - known.published.at : 0;
+    const rate = seconds > 0 ? Math.round((topic.published - known.published.n) / seconds) : 0;
+    known.published = { at: pool.at, n: topic.published };
+    keep(known, rate, 0, "rate", `${number(rate)} published/s, ` +
+      `keeps ${number(topic.kept)} of ${number(topic.depth)}`);
+  }
+  if (first) shown.node.querySelector("details").open = pool.members.length <= MEMBERS_OPEN;
+  const alarms = pool.alarms.map((one) => `${one.kind}: ${one.subject}: ${one.message}`);
+  const list = shown.node.querySelector(".alarms");
+  if (alarms.join("\n") !== [...list.children].map((one) => one.textContent).join("\n")) {
+    list.replaceChildren(...alarms.map((text) => make("li", text)));
+  }
+  if (shown.visible) draw(shown);
 }
 
-function drawTopic(shown, topic, at) {
-  const before = shown.published.get(topic.name);
-  shown.published.set(topic.name, { at, published: topic.published });
-  const seconds = before ? at - before.at : 0;
-  const rate = seconds > 0 ? Math.round((topic.published - before.published) / seconds) : 0;
-  drawFlow(shown, topic.name, rate, 0, "rate", `${number(rate)} published/s, ` +
-    `keeps ${number(topic.kept)} of ${number(topic.depth)}`);
+function drawFlow(known, name) {
+  const values = hour() ? known.hour : known.values;
+  const most = hour() ? Math.max(values.length, 2) : POINTS;
+  const top = Math.max(...values, known.least, 1);
+  const first = most - values.length;
+  const x = (i) => (120 * (first + i) / (most - 1)).toFixed(2);
+  const points = values.map((one, i) => [x(i), one === null ? null : (31 - (30 * one) / top).toFixed(2)])
+    .filter(([, y]) => y !== null).map((point) => point.join(","));
+  const line = known.node.querySelector("polyline");
+  line.setAttribute("points", points.join(" "));
+  const ends = points.length ? [points[0], points[points.length - 1]].map((p) => p.split(",")[0]) : [];
+  known.node.querySelector("path").setAttribute("d",
+    points.length ? `M${ends[0]},31 L${points.join(" L")} L${ends[1]},31 Z` : "");
+  write(known.node.querySelector("span"), known.text);
+  const when = hour() ? `, at most ${number(Math.round(Math.max(...values, 0)))} in the last hour` : "";
+  known.node.querySelector("svg").setAttribute("aria-label",
+    `${known.what} of ${name}: ${known.text}${when}`);
 }
 
 function stateOf(subscriber) {
@@ -76,49 +144,85 @@ function stateOf(subscriber) {
   return subscriber.closing ? "closing" : "alive";
 }
 
-function drawRows(table, rows) {
-  table.querySelector("tbody").replaceChildren(...rows.map((cells) => {
-    const row = make("tr");
-    for (const cell of cells) row.append(make("td", cell));
-    return row;
-  }));
+// Rows that are there are written again where they differ.
+function drawRows(region, rows) {
+  const body = region.querySelector("tbody");
+  region.hidden = rows.length === 0;
+  while (body.rows.length > rows.length) body.lastChild.remove();
+  rows.forEach((cells, i) => {
+    const row = body.rows[i] || body.insertRow();
+    cells.forEach((cell, j) => write(row.cells[j] || row.insertCell(), String(cell)));
+  });
 }
 
-function drawPool(pool) {
-  const shown = cards.get(pool.pool) || card(pool.pool);
+function draw(shown) {
+  const pool = shown.pool;
+  if (pool === null) return;
   const b = pool.buffers;
-  shown.node.querySelector(".facts").textContent =
-    [[b.capacity, "buffer", "buffers"], [b.members, "member", "members"],
-      [pool.recoveries.count, "recovery", "recoveries"]]
-      .map(([n, one, many]) => `${number(n)} ${n === 1 ? one : many}`).join(", ");
+  write(shown.node.querySelector(".facts"), [count(b.capacity, "buffer", "buffers"),
+    count(b.members, "member", "members"),
+    count(pool.recoveries.count, "recovery", "recoveries")].join(", "));
   const words = [];
-  for (const [state, count] of STATES) {
+  for (const [state, of] of STATES) {
     const [part, label] = shown.bars.get(state);
-    part.style.flexGrow = count(b);
-    label.textContent = `${state} ${number(count(b))}`;
+    part.style.flexGrow = of(b);
+    write(label, `${state} ${number(of(b))}`);
     words.push(label.textContent);
   }
   shown.node.querySelector(".bar").setAttribute("aria-label", words.join(", "));
-  shown.node.querySelector(".alarms").replaceChildren(
-    ...pool.alarms.map((alarm) => make("li", `${alarm.kind}: ${alarm.subject}: ${alarm.message}`)));
-  for (const queue of pool.queues) drawQueue(shown, queue);
-  for (const topic of pool.topics) drawTopic(shown, topic, pool.at);
+  const there = new Set([...pool.queues, ...pool.topics].map((one) => one.name));
+  for (const [name, known] of shown.flows) {
+    if (there.has(name)) {
+      drawFlow(known, name);
+    } else {
+      known.node.remove();
+      shown.flows.delete(name);
+    }
+  }
   drawRows(shown.node.querySelector(".subscribers"), pool.topics.flatMap((topic) =>
     topic.subscribers.map((one) => [topic.name, one.number, one.pid, one.name, one.policy,
       number(one.lag), number(one.gaps), number(one.held), stateOf(one)])));
-  drawRows(shown.node.querySelector(".members"), pool.members.map((member) => [member.number,
-    member.pid, member.tid, number(member.held), number(member.cached), member.operation || ""]));
+  const details = shown.node.querySelector("details");
+  details.hidden = pool.members.length === 0;
+  const more = b.members > pool.members.length ? `, of ${number(b.members)} those with most buffers` : "";
+  write(details.querySelector("summary"), count(pool.members.length, "member", "members") + more);
+  if (details.open) {
+    drawRows(shown.node.querySelector(".members"), pool.members.map((member) => [member.number,
+      member.pid, member.tid, number(member.held), number(member.cached), member.operation || ""]));
+  }
+  if (hour()) ask(shown);
 }
 
-function drawPools(pools) {
-  for (const pool of [...pools].reverse()) drawPool(pool);
+// Asks the daemon for a pool's last hour, once in as many seconds as one of its values covers.
+async function ask(shown) {
+  if (Date.now() < shown.asked) return;
+  shown.asked = Date.now() + 10000;
+  const answer = await fetch(`api/v1/pools/${encodeURIComponent(shown.name)}/history`);
+  if (!answer.ok) return;
+  const past = await answer.json();
+  shown.asked = Date.now() + past.step * 1000;
+  for (const [name, known] of shown.flows) known.hour = past.queues[name] || past.topics[name] || [];
+  if (hour()) for (const [name, known] of shown.flows) drawFlow(known, name);
+}
+
+function drawAll() {
+  for (const shown of cards.values()) if (shown.visible) draw(shown);
+}
+
+function takeAll(pools) {
+  for (const pool of pools) take(pool);
   const there = new Set(pools.map((pool) => pool.pool));
   for (const [name, shown] of cards) {
     if (!there.has(name)) {
+      onScreen.unobserve(shown.node);
       shown.node.remove();
       cards.delete(name);
     }
   }
+  const sum = (of) => pools.reduce((n, pool) => n + of(pool), 0);
+  write(byId("summary"), [count(pools.length, "pool", "pools"),
+    count(sum((pool) => pool.buffers.members), "member", "members"),
+    count(sum((pool) => pool.alarms.length), "alarm", "alarms")].join(", "));
 }
 
 const seen = new Set();
@@ -128,25 +232,29 @@ function drawRecovery(event) {
   seen.add(key);
   const line = make("li", undefined, "fresh");
   const at = make("time", new Date(event.at * 1000).toLocaleTimeString());
-  line.append(at, `${event.pool}: ${event.members} dead member${event.members === 1 ? "" : "s"}, ` +
-    (event.subscribers ? `${event.subscribers} subscriber${event.subscribers === 1 ? "" : "s"}, ` : "") +
+  line.append(at, `${event.pool}: ${count(event.members, "dead member", "dead members")}, ` +
+    (event.subscribers ? `${count(event.subscribers, "subscriber", "subscribers")}, ` : "") +
     `${number(event.buffers)} buffers back in ${(event.seconds * 1000).toFixed(1)} ms` +
     (event.requeued ? `, ${number(event.requeued)} requeued` : "") +
     (event.dead_lettered ? `, ${number(event.dead_lettered)} dead letters` : ""));
-  const list = document.getElementById("events");
+  const list = byId("events");
   list.prepend(line);
   while (list.children.length > 50) list.lastChild.remove();
 }
 
-const state = document.getElementById("state");
+byId("filter").addEventListener("input", () => cards.forEach(filter));
+byId("choices").addEventListener("submit", (event) => event.preventDefault());
+for (const choice of document.querySelectorAll("input[name=range]")) choice.addEventListener("change", drawAll);
+
 const events = new EventSource("api/v1/events");
 events.addEventListener("pools", (event) => {
-  drawPools(JSON.parse(event.data));
-  state.textContent = `live, ${new Date().toLocaleTimeString()}`;
-  state.className = "";
+  takeAll(JSON.parse(event.data));
+  write(byId("state"), "live");
+  byId("state").className = "";
+  byId("clock").textContent = new Date().toLocaleTimeString();
 });
 events.addEventListener("recovery", (event) => drawRecovery(JSON.parse(event.data)));
 events.onerror = () => {
-  state.textContent = "the daemon does not answer; trying again";
-  state.className = "lost";
+  write(byId("state"), "the daemon does not answer; trying again");
+  byId("state").className = "lost";
 };
