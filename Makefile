@@ -99,6 +99,8 @@ pairs: build/kill_points
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)
 	$(BIN)/python -m tests.storm --kills 20000 --seed 8 --nobody-recovers $(ARGS)
+	$(BIN)/python -m tests.storm --topics --kills 20000 --seed 7 $(ARGS)
+	$(BIN)/python -m tests.storm --topics --kills 5000 --seed 8 --nobody-recovers $(ARGS)
 	$(BIN)/python -m tests.fuzz_segment --trials 50000 --seed 7
 	$(BIN)/python -m tests.storm_namespaces --kills 1000 --seed 9
 	$(BIN)/python -m pytest -n 0 tests/test_executor_deaths.py -k many_random_kills

@@ -13,6 +13,8 @@ have all its buffers. The queues:
     0  any producers and consumers, on_death="free"
     1  any producers and consumers, on_death="requeue", a dead-letter queue and max_redeliveries
     2  a single producer or consumer or both, by round; a new worker takes over a dead one's role
+
+With --topics the workers publish to three topics and subscribe to them (storm_topic_round.py).
 """
 
 import argparse
@@ -23,7 +25,9 @@ import time
 from collections.abc import Callable
 
 from shmpool.geometry import CLASSES_MAX
-from tests.storm_round import SIZES, Figures, Options, Round, StormError
+from tests.storm_driver import SIZES, Figures, Options, StormError
+from tests.storm_round import Round
+from tests.storm_topic_round import TopicRound
 
 ROUND_KILLS = 500
 
@@ -33,7 +37,7 @@ def storm(options: Options, say: Callable[[Figures], None]) -> Figures:
     while left > 0:
         kills = min(left, ROUND_KILLS)
         try:
-            Round(options, number, kills, figures).run()
+            (TopicRound if options.topics else Round)(options, number, kills, figures).run()
         except StormError as error:
             raise StormError(f"seed {options.seed}, round {number}: {error}") from None
         left -= kills
@@ -53,6 +57,7 @@ def parse() -> tuple[Options, bool]:
     parser.add_argument("--workers", type=int, default=8, help="at least 6")
     parser.add_argument("--nobody-recovers", action="store_true", help="but the survivors")
     parser.add_argument("--recover-every", type=int, default=1, help="strikes, of one kill or some")
+    parser.add_argument("--topics", action="store_true", help="instead of queues")
     parser.add_argument("--json", action="store_true", help="figures on stdout as JSON")
     args = parser.parse_args()
     if args.workers < 6:
@@ -69,6 +74,7 @@ def parse() -> tuple[Options, bool]:
         args.nobody_recovers,
         args.recover_every,
         args.classes,
+        args.topics,
     ), args.json
 
 

@@ -22,11 +22,12 @@ import shmpool
 
 RECORDS = 1 << 15  # of one worker
 HEAD = 64  # words before them
-COUNT, DOING, STOP = 0, 1, 2  # words of an area's head
+COUNT, DOING, STOP, QUIET = 0, 1, 2, 3  # words of an area's head
 MOVED = 8  # the first of one word for each queue: packets got from it
 TROUBLE = 32  # from this word on: error messages as text
 TROUBLE_BYTES = (HEAD - TROUBLE) * 8
 QUEUES = 3
+TOPIC_BITS = 2  # of the queue field of a subscription's record; its place in the worker is above
 UNKNOWN = 255  # times a packet was redelivered, where recv() does not report it
 SEQUENCE_BITS = 24
 
@@ -51,6 +52,20 @@ class Kind(IntEnum):
     NACKED = 11  # the first n of it were returned
 
 
+class Told(IntEnum):
+    """What a record of a worker with topics says. n is its small field, and last its stamp."""
+
+    PUBLISHING = 1  # is about to publish n messages from this stamp on
+    PUBLISHED = 2  # n of them are published
+    SUBSCRIBING = 3  # is about to subscribe so, when last messages had been published
+    SUBSCRIBED = 4  # has subscribed, when last messages had been published
+    SEQUENCE = 5  # got the message with this sequence number
+    MESSAGE = 6  # and this stamp
+    MISSED = 7  # gaps after it
+    ENDS = 8  # is about to leave, with last gaps; n: there was nothing more to get
+    LEFT = 9  # at the same time last messages had been published
+
+
 class Doing(IntEnum):
     """The operation a worker is in, read by the driver that kills it."""
 
@@ -71,6 +86,11 @@ class Doing(IntEnum):
     RECV_MANY = 14
     CLOSE = 15
     NACK = 16
+    PUBLISH = 17
+    SUBSCRIBE = 18
+    TAKE = 19
+    LET_GO = 20
+    UNSUBSCRIBE = 21
 
 
 Record = tuple[int, int, int, int]  # Kind, queue, small, stamp
@@ -79,16 +99,16 @@ Record = tuple[int, int, int, int]  # Kind, queue, small, stamp
 class Log:
     """The areas of all workers: one writer each, read by the driver when the writer is dead."""
 
-    def __init__(self, workers: int) -> None:
-        self._map = mmap.mmap(-1, workers * (HEAD + RECORDS) * 8)
+    def __init__(self, workers: int, records: int = RECORDS) -> None:
+        step = HEAD + records
+        self._map = mmap.mmap(-1, workers * step * 8)
         whole = memoryview(self._map).cast("Q")
-        step = HEAD + RECORDS
         self.areas = [whole[i * step : (i + 1) * step] for i in range(workers)]
 
     def clear(self, worker: int) -> None:
         """Prepares the area for a new worker process. The counts of queue moves stay."""
         area = self.areas[worker]
-        area[COUNT] = area[DOING] = area[STOP] = area[TROUBLE] = 0
+        area[COUNT] = area[DOING] = area[STOP] = area[QUIET] = area[TROUBLE] = 0
 
     def records(self, worker: int) -> Iterator[Record]:
         area = self.areas[worker]

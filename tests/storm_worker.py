@@ -21,7 +21,6 @@ from tests.storm_log import (
     DOING,
     HEAD,
     MOVED,
-    RECORDS,
     STAMP,
     STOP,
     TROUBLE,
@@ -59,7 +58,7 @@ class Worker:
         life: int,
         role: Role,
         pool: shmpool.Pool,
-        queues: Sequence[shmpool.AlfQueue],
+        queues: Sequence[shmpool.AlfQueue | shmpool.Topic],
         packets: Packets,
         area: "memoryview[int]",
         rng: random.Random,
@@ -67,6 +66,7 @@ class Worker:
         self.life, self.role, self.pool, self.queues = life, role, pool, queues
         self.packets, self.area, self.rng = packets, area, rng
         self.written = 0
+        self.room = len(area) - HEAD - 100  # records that it may write before it ends
         self.sequence = [0] * len(queues)
         self.most = 32 if packets.size <= 2048 else 4
 
@@ -74,7 +74,7 @@ class Worker:
         jobs: list[Callable[[], None]] = [lambda q=q: self.produce(q) for q in self.role.puts]
         jobs += [lambda q=q: self.consume(q) for q in self.role.gets]
         jobs += [lambda a=a, b=b: self.forward(a, b) for a, b in self.role.forwards]
-        while not self.area[STOP] and self.written < RECORDS - 100:
+        while not self.area[STOP] and self.written < self.room:
             if self.rng.random() < CHURNS:
                 self.churn()
             try:
