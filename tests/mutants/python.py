@@ -35,7 +35,7 @@ def _isolated() -> list[str]:
 
 ISOLATED = _isolated()
 TESTS_SECONDS = 60.0  # of tests that are shown to one mutant, as lines.py timed them
-FOLDERS_LEFT_OUT = ("bench", "native", "hot")
+FOLDERS_LEFT_OUT = ("bench", "native", "hot", "net")
 
 
 @dataclass(frozen=True)
