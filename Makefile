@@ -19,7 +19,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
+SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*.[ch] shmpool/net/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \

@@ -20,8 +20,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 import shmpool
+from shmpool.net import CaptureError
+from shmpool.net import packets as read_packets
 
-from .capture import CaptureError, read
 from .flows import LINK, Tally
 
 CAPTURE = Path(__file__).resolve().parent.parent / "tests" / "data" / "mixed.pcap"
@@ -33,7 +34,7 @@ def read_capture(path: Path) -> list[bytes]:
     """Every packet, preceded by its link type; of a damaged file, all packets before the damage."""
     packets = []
     try:
-        for _, link, data in read(path):
+        for _, link, data in read_packets(path):
             packets.append(link.to_bytes(LINK, "big") + data)
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, final, overload
 
 import numpy as np
@@ -207,3 +207,33 @@ class QueueBase:
     def send_many(self, payloads: Iterable[BytesLike], timeout: float | None = None) -> None: ...
     def recv_many(self, n: int, timeout: float | None = None) -> list[bytes]: ...
     def __len__(self) -> int: ...
+
+# shmpool.net
+
+@final
+class Scan:
+    def __init__(
+        self, read: Callable[[int], bytes | None], path: str, error: type[Exception], /
+    ) -> None: ...
+    @property
+    def interfaces(self) -> list[tuple[int, int, int, int, tuple[tuple[int, bytes], ...]]]: ...
+    @property
+    def sections(self) -> list[tuple[int, tuple[tuple[int, bytes], ...]]]: ...
+    @property
+    def comments(self) -> list[tuple[int, tuple[tuple[int, bytes], ...]]]: ...
+    @property
+    def counts(self) -> tuple[int, int, int]: ...
+    @property
+    def ended(self) -> bool: ...
+    def fill(self, burst: BurstBase, timeout: float | None, /) -> int: ...
+    def packets(self) -> list[tuple[Any, ...]]: ...
+
+def encode(
+    burst: BurstBase,
+    first: int,
+    out: Any,
+    format: int,
+    interfaces: int,
+    comments: dict[int, str] | None,
+    /,
+) -> tuple[int, int]: ...

@@ -35,7 +35,7 @@ def missing(error: BaseException) -> list[str]:
 
 def outdated(package: Path) -> list[str]:
     """Returns what to do if the extension, which is built in place, is older than a C source."""
-    sources = [*package.glob("native/*.[ch]"), *package.glob("hot/*.[ch]")]
+    sources = [path for name in ("native", "hot", "net") for path in package.glob(f"{name}/*.[ch]")]
     built = [path.stat().st_mtime for path in package.glob("_native.*.so")]
     newest = max(sources, key=lambda path: path.stat().st_mtime)
     if not built or max(built) >= newest.stat().st_mtime:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clients.capture: the packets of pcap and pcapng files, and the errors for damaged ones."""
+"""shmpool.net: the packets of pcap and pcapng files, and the errors for damaged ones."""
 
 import random
 import struct
@@ -9,8 +9,8 @@ import dpkt
 import pytest
 from captures import ETHERNET, OTHER, RAW, Section, pcap
 
-from clients import capture
-from clients.capture import CaptureError, Packet
+from shmpool.net import CaptureError, Packet
+from shmpool.net import packets as read_packets
 
 DATA = Path(__file__).resolve().parent / "data"
 PACKETS = [b"first", b"", b"the third"]
@@ -23,7 +23,7 @@ def read(path: Path, data: bytes) -> tuple[list[Packet], str]:
     path.write_bytes(data)
     packets = []
     try:
-        for packet in capture.read(path):
+        for packet in read_packets(path):
             packets.append(packet)
     except CaptureError as error:
         return packets, str(error).partition(str(path))[2].lstrip(": ")
@@ -40,7 +40,7 @@ def test_recorded(name: str) -> None:
     """Every packet and its time are those that dpkt reads."""
     with (DATA / name).open("rb") as file:
         expected = [(float(time), ETHERNET, data) for time, data in dpkt.pcap.UniversalReader(file)]
-    actual = [(time, link, data) for time, link, data in capture.read(DATA / name)]
+    actual = [(time, link, data) for time, link, data in read_packets(DATA / name)]
     assert [packet[1:] for packet in expected] == [packet[1:] for packet in actual]
     for (seconds, *_), (time, *_) in zip(expected, actual, strict=True):
         assert time is not None
@@ -135,7 +135,7 @@ def test_truncated(path: Path, records: list[bytes]) -> None:
     [
         (b"", "is not a pcap or pcapng file: it is empty"),
         (b"\n\r\r", "is not a pcap or pcapng file: it begins with 0a 0d 0d"),
-        (b"\x1f\x8b\x08\0" * 9, "is not a pcap or pcapng file: it begins with 1f 8b 08 00"),
+        (b"\x1f\x8b\x08\0" * 9, "at byte 0 of what is decompressed: "),
         (pcap([])[:4] + bytes(20), "at byte 0: pcap version is 0.0"),
         (pcap([]) + b"\xff" * 16, "at byte 24: a packet of 4294967295 bytes"),
         (LITTLE.begin()[:8] + bytes(20), "at byte 0: a section with the byte order 00 00 00 00"),

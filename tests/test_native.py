@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "shmpool" / "native"
 HOT = ROOT / "shmpool" / "hot"
+NET = ROOT / "shmpool" / "net"
 SOURCES = sorted(NATIVE.glob("*.c"))
 TESTS = ROOT / "tests" / "native"
 FLAGS = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread"]
@@ -108,13 +109,13 @@ def test_compiles_clean(compiler: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compiler", EACH_COMPILER[:-1])
 def test_hot_calls_compile_clean(compiler: str, tmp_path: Path) -> None:
-    """The same for every file of the hot calls, with this Python's headers."""
+    """The same for every file of the hot calls and of net/, with this Python's headers."""
     need(compiler, [], runs=False)
     python = sysconfig.get_path("include")
-    for source in sorted(HOT.glob("*.c")):
-        command = [compiler, *FLAGS, f"-I{HOT}", "-isystem", python, "-O2", "-c", str(source)]
+    for source in [*sorted(HOT.glob("*.c")), *sorted(NET.glob("*.c"))]:
+        command = [compiler, *FLAGS, f"-I{HOT}", f"-I{NET}", "-isystem", python, "-O2", "-c"]
         done = subprocess.run(
-            [*command, "-o", str(tmp_path / "object.o")],
+            [*command, str(source), "-o", str(tmp_path / "object.o")],
             capture_output=True,
             text=True,
             check=False,

@@ -70,6 +70,8 @@ C_ORDER = [
     "arrays.h",
     "burst.h",
     "samples.h",
+    "net.h",
+    "scan.h",
 ]
 # Where a .c file stands in that order if it has no header of its own, or implements one for others.
 C_PLACE = {
@@ -132,6 +134,7 @@ PYTHON_ORDER = re.findall(
     leases live_views arrays columns burst messages wakers named awaiting queue pool_files
     process_exit segment pruning stats pinning topic pool view __init__ mp.objects mp.program
     mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
+    net.ends net.marks net.capture net.recording net.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.history service.watched_pool service.handlers
     service.scheduling service.config_lines service.config_values service.config
@@ -193,7 +196,9 @@ TAGGED = {
 WRITER = "write|wrote|store|move|raise|set|lock|take|add|clear|count"
 READER = "read|see|load|find|look|poll|inspect"
 
-C_FILES = sorted([*NATIVE.glob("*.[ch]"), *(PACKAGE / "hot").glob("*.[ch]")])
+C_FILES = sorted(
+    path for name in ("native", "hot", "net") for path in (PACKAGE / name).glob("*.[ch]")
+)
 SOURCES = [*C_FILES, *sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "clients").rglob("*.[chp]*"))]
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*") if path.suffix in (".py", ".c", ".h"))
 
@@ -201,12 +206,13 @@ TESTS = sorted(path for path in (ROOT / "tests").rglob("*") if path.suffix in ("
 def test_c_order() -> None:
     """A C file includes only headers that stand at its place in the list or before.
 
-    The list has every header. A .c file stands where its header does, and those of hot/ stand last.
+    The list has every header. A .c file stands where its header does, and those of hot/ and net/
+    stand last.
     """
     assert set(C_ORDER) == {path.name for path in C_FILES if path.suffix == ".h"}
     for path in C_FILES:
         home = path.name if path.suffix == ".h" else C_PLACE.get(path.name, path.stem + ".h")
-        if path.parent.name == "hot" and path.suffix == ".c":
+        if path.parent.name in ("hot", "net") and path.suffix == ".c":
             home = C_ORDER[-1]
         place = C_ORDER.index(home)
         included = [C_ORDER.index(name) for name in re.findall('#include "(.+)"', path.read_text())]

@@ -49,6 +49,9 @@ void burst_set_state(struct burst_object *self, uint32_t state);
 /* Marks the burst and its elements released: their buffers were given away. */
 void burst_release(struct burst_object *self);
 
+/* Makes an empty burst the owner of its first n handles. */
+void burst_fill(struct burst_object *self, int64_t n);
+
 /* 0 if the burst was never filled, else -1 with an exception. */
 int burst_empty(const struct burst_object *self);
 

@@ -4,7 +4,7 @@
  * shmpool._native, which has the core: shmpool/_ffi.py loads it from there.
  */
 #define _GNU_SOURCE
-#include "hot.h"
+#include "net.h"
 #include "process.h"
 
 #include <sys/mman.h>
@@ -61,7 +61,7 @@ static int module_exec(PyObject *module)
 	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type) ||
 	    add_type(module, "LineBase", &hot_line_spec, &hot_line_type) ||
 	    add_type(module, "Turns", &hot_turns_spec, &hot_turns_type) || hot_turns_init() ||
-	    PyModule_AddIntConstant(module, "SHORT", HOT_SHORT))
+	    PyModule_AddIntConstant(module, "SHORT", HOT_SHORT) || net_init(module))
 		return -1;
 	imported = true;
 	return 0;

@@ -12,8 +12,7 @@ int burst_empty(const struct burst_object *self)
 	return -1;
 }
 
-/* Makes the burst the owner of its first n handles. */
-static void burst_fill(struct burst_object *self, int64_t n)
+void burst_fill(struct burst_object *self, int64_t n)
 {
 	self->n = (uint32_t)n;
 	self->state = hot_process();

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds shmpool._native: the C core, its cffi declarations, and the C types (../hot).
+"""Builds shmpool._native: the C core, its cffi declarations, and the C types (../hot, ../net).
 
 The declarations are shmpool.h itself, read here, so that each stands once. cffi would release the
 interpreter's lock around every function. Here a function keeps the lock, unless its name ends in
@@ -19,8 +19,9 @@ import cffi
 NATIVE = Path(__file__).resolve().parent
 PACKAGE = NATIVE.parent
 ROOT = PACKAGE.parent
-SOURCES = [*sorted(NATIVE.glob("*.c")), *sorted(PACKAGE.glob("hot/*.c"))]
-HEADERS = [*sorted(NATIVE.glob("*.h")), *sorted(PACKAGE.glob("hot/*.h"))]
+FOLDERS = [NATIVE, PACKAGE / "hot", PACKAGE / "net"]
+SOURCES = [path for folder in FOLDERS for path in sorted(folder.glob("*.c"))]
+HEADERS = [path for folder in FOLDERS for path in sorted(folder.glob("*.h"))]
 
 # The native benchmark is built with the same. Loops are aligned: by their place alone the same
 # instructions take 1.2 or 1.9 ns. -fwrapv and -fPIC are CPython's own.
@@ -81,7 +82,7 @@ def builder() -> cffi.FFI:
         "shmpool._native",
         '#include "lookup.h"\n' + KEEP_THE_LOCK + releasing_wrappers(text),
         sources=[str(path.relative_to(ROOT)) for path in SOURCES],
-        include_dirs=["shmpool/native", "shmpool/hot"],
+        include_dirs=[str(folder.relative_to(ROOT)) for folder in FOLDERS],
         extra_compile_args=[*FLAGS.read_text().split(), "-Wall", "-Wextra"],
         depends=[str(path.relative_to(ROOT)) for path in (*HEADERS, FLAGS)],
         define_macros=[("_CFFI_NO_LIMITED_API", None)],  # hot/ reads objects directly

@@ -19,7 +19,15 @@ from pathlib import Path
 # They compile C, search models, trace by themselves, or run for minutes.
 LEFT_OUT = ["bench", "bench_loops", "browser", "captures", "demo", "footprint", "instructions"]
 LEFT_OUT += ["kill_points", "models", "native", "property_kills", "relacy", "steer", "storm"]
-LEFT_OUT += ["structure", "capture", "column", "errno", "fuzz_segment", "interrupted"]
+LEFT_OUT += [
+    "structure",
+    "capture",
+    "capture_files",
+    "column",
+    "errno",
+    "fuzz_segment",
+    "interrupted",
+]
 
 
 def _isolated() -> list[str]:
@@ -35,7 +43,7 @@ def _isolated() -> list[str]:
 
 ISOLATED = _isolated()
 TESTS_SECONDS = 60.0  # of tests that are shown to one mutant, as lines.py timed them
-FOLDERS_LEFT_OUT = ("bench", "native", "hot")
+FOLDERS_LEFT_OUT = ("bench", "native", "hot", "net")
 
 
 @dataclass(frozen=True)

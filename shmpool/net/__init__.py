@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets from the network and from files into a pool, and out.
+
+A source fills bursts of buffers, a sink drains them: one native call for up to 256 packets, no
+Python for each. Nothing here is imported by `import shmpool`.
+"""
+
+from .capture import CaptureError, CaptureSource, Interface, Packet, packets
+from .ends import Received, Sent, Sink, Source
+from .marks import (
+    CHECKSUM_GOOD,
+    CHECKSUM_MISSING,
+    COMMENTED,
+    OUTGOING,
+    interface_numbers,
+    original_lengths,
+)
+from .recording import CaptureSink
+
+__all__ = [
+    "CHECKSUM_GOOD",
+    "CHECKSUM_MISSING",
+    "COMMENTED",
+    "OUTGOING",
+    "CaptureError",
+    "CaptureSink",
+    "CaptureSource",
+    "Interface",
+    "Packet",
+    "Received",
+    "Sent",
+    "Sink",
+    "Source",
+    "interface_numbers",
+    "original_lengths",
+    "packets",
+]

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * net.c - adds the parts of this folder to the module shmpool._hot.
+ */
+#include "net.h"
+
+static PyMethodDef functions[] = {
+	{ "encode", net_encode, METH_VARARGS, NULL },
+	{ NULL, NULL, 0, NULL },
+};
+
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+	PyObject *type = PyType_FromSpec(spec);
+	const int error = type ? PyModule_AddObjectRef(module, name, type) : -1;
+	Py_XDECREF(type);
+	return error;
+}
+
+int net_init(PyObject *module)
+{
+	if (add_type(module, "Scan", &net_scan_spec))
+		return -1;
+	return PyModule_AddFunctions(module, functions);
+}
