@@ -154,7 +154,7 @@ LATE = {  # imported inside a function: the clients at first use, and the comman
 BENCH_ORDER = re.findall(
     r"\S+",
     """
-    __init__ transport message scoreboard workers producing consuming pingpong contestants
+    __init__ cores transport message scoreboard workers producing consuming pingpong contestants
     throughput harness_cost latency robustness line_latency background_load plan result measure
     summary tables conclusions terminal plots document compare command __main__
     """,

@@ -4,6 +4,7 @@
 Needs the extra shmpool[bench]. The benchmark uses the public names of shmpool only, and nothing
 else in the package uses the benchmark.
 
+cores           which cores are used, and by which process
 transport       what a contestant implements
 message         the messages that are sent, and the check of the messages that arrived
 scoreboard      shared memory in which processes count what they sent and received

@@ -7,8 +7,10 @@ from .result import CellResult, Result, Row, Run
 from .summary import (
     BUFFER,
     BURST,
+    LANES,
     MAIN,
     OURS,
+    QUEUE_EACH,
     REFERENCE,
     SINGLE,
     clean,
@@ -25,6 +27,7 @@ def conclusions(result: Result) -> list[str]:
     """A sentence or two for each scenario that was measured."""
     return [
         *(text for transport in (BURST, BUFFER, SINGLE) for text in _throughput(result, transport)),
+        *_scaling(result),
         *(_first(cell) for cell in result.cells if cell.scenario in ("to-all", "latency")),
         *_idle(result),
         *_robustness(result),
@@ -56,6 +59,24 @@ def _throughput(result: Result, transport: str) -> list[str]:
         f"({worst}) to {number(peers[best])} times ({best}); {number(min(queue))} to "
         f"{number(max(queue))} times {REFERENCE}."
     ]
+
+
+def _scaling(result: Result) -> list[str]:
+    """How our ways do at the most pairs, compared with one pair and with the best peer."""
+    cells = result.of("scaling")
+    if len(cells) < 2:
+        return []
+    first, last = ({row.transport: row for row in cell.rows} for cell in (cells[0], cells[-1]))
+    one = spread(first[SINGLE], "rate") if SINGLE in first else None
+    found = []
+    for name, what in ((SINGLE, "one queue"), (LANES, "lanes"), (QUEUE_EACH, "a queue each")):
+        rate = spread(last[name], "rate") if name in last else None
+        if one and rate:
+            best = to_best_peer(cells[-1], last[name])
+            than = f" and {number(best)} times the best peer" if best else ""
+            found.append(f"{what} {number(rate.median / one.median)} times one pair{than}")
+    pairs = cells[-1].conditions["producers"]
+    return [f"Scaling, {pairs} pairs of processes: {'; '.join(found)}."] if found else []
 
 
 def _first(cell: CellResult) -> str:

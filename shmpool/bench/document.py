@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as a Markdown page with its plots, and as one self-contained HTML page."""
+"""Results of one or several machines as a Markdown page with its plots, and as one self-contained
+HTML page.
+"""
 
 import html
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import plots
 from .conclusions import conclusions
 from .contestants import TRANSPORTS
+from .cores import ranges
 from .result import Result
-from .tables import Lines, Table, tables
+from .tables import Lines, Table, machines, tables
 
 NAME = "benchmarks"
 INTRODUCTION = """\
@@ -29,10 +34,10 @@ large batches would mostly measure how malloc returns it to the kernel.
 
 Contestants take turns, run by run. Every queue holds as many messages as fit into 4 MiB, 4 to 1024,
 or what the system allows a socket. A process that finds no room or no message, and has no call that
-waits, yields the processor (sched_yield). "Cache line" is the time that a cache line takes from one
-core to the other, measured before and after the runs of each cell: compare only figures that were
-measured with like times. "Background load" is the share of the cores that other programs used
-at that time.
+waits, yields the processor (sched_yield). "Cache line" is the time that a cache line takes from the
+first core to the second, measured before and after the runs of each cell: compare only figures that
+were measured with like times. "Background load" is the share of the cores that other programs used
+at that time. Figures of several machines stand side by side; a ratio is of one machine and one run.
 """
 STYLE = """\
 body { font: 15px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
@@ -43,19 +48,20 @@ svg { max-width: 100%; height: auto }
 
 
 def write(result: Result, folder: Path) -> list[Path]:
-    """Writes benchmarks.md and benchmarks.html, and into benchmarks/ the results and the plots.
-    Returns the paths."""
-    images = plots.plots(result)
+    """Writes the results into benchmarks/, in a file of their machine, and of all machines' files
+    there the plots, benchmarks.md and benchmarks.html. Returns the paths."""
     pictures = folder / NAME
     pictures.mkdir(parents=True, exist_ok=True)
+    written = [pictures / f"{result.file_name}.json"]
+    result.write(written[0])
+    results = read_all(pictures)
+    images = plots.plots(*results)
     for old in pictures.glob("*.svg"):
         old.unlink()
-    written = [pictures / "results.json"]
-    result.write(written[0])
     for name, svg in images.items():
         written.append(pictures / f"{name}.svg")
         written[-1].write_text(svg.rstrip("\n") + "\n")
-    text = markdown(result, list(images))
+    text = markdown(results, list(images))
     written.append(folder / f"{NAME}.md")
     written[-1].write_text(text)
     written.append(folder / f"{NAME}.html")
@@ -63,15 +69,23 @@ def write(result: Result, folder: Path) -> list[Path]:
     return written
 
 
-def markdown(result: Result, images: list[str]) -> str:
-    parts = [INTRODUCTION, "\n", _run(result)]
-    parts.append("\n## What it shows\n\n")
-    parts += [f"- {sentence}\n" for sentence in conclusions(result)]
+def read_all(pictures: Path) -> list[Result]:
+    """The results of every machine there. Raises ValueError."""
+    return [Result.read(path) for path in sorted(pictures.glob("*.json"))]
+
+
+def markdown(results: Sequence[Result], images: list[str]) -> str:
+    parts = [INTRODUCTION, "\n## The machines\n\n", _table(machines(results))]
+    parts += [_run(result) for result in results]
+    parts.append("\n## What it shows\n")
+    for result in results:
+        parts.append(f"\nOn the {result.name}:\n\n" if len(results) > 1 else "\n")
+        parts += [f"- {sentence}\n" for sentence in conclusions(result)]
     parts.append(_contestants())
     if images:
         parts.append("\n## Plots\n")
         parts += [f"\n![{name}]({NAME}/{name}.svg)\n" for name in images]
-    for table in tables(result):
+    for table in tables(*results):
         parts.append(f"\n## {table.title}\n\n")
         parts.append(_table(table))
         if table.note:
@@ -85,13 +99,23 @@ def _run(result: Result) -> str:
     lines = [
         f"- started {result.started}{'' if result.complete else ', interrupted'}",
         *(f"- {what}: {value}" for what, value in result.machine.items()),
-        f"- {options['runs']} runs of {options['window_s']} s, "
-        + ("pinned" if options["pin"] else "pinned for latency only")
-        + f", on cores {', '.join(map(str, options['cores']))}",
+        f"- {options['runs']} runs of {options['window_s']} s, {_placement(options)}",
         f"- contestants: {versions}",
         *(f"- missing: {library}: {why}" for library, why in result.missing.items()),
     ]
-    return "## The run\n\n" + "\n".join(lines) + "\n"
+    return f"\n### {result.name}\n\n" + "\n".join(lines) + "\n"
+
+
+def _placement(options: dict[str, Any]) -> str:
+    """Which cores there were, and which of them the processes got."""
+    text = f"on cores {ranges(options['cores'])}"
+    if why := options.get("cores_why"):
+        text += f" ({why})"
+    if options["pin"]:
+        return f"{text}, pinned in turns"
+    if why:
+        return f"{text}; each process has cores of its own while there are enough"
+    return f"{text}, pinned for latency only"
 
 
 def _contestants() -> str:

@@ -52,8 +52,7 @@ def measure(name: str, size: int, pairs: int, seconds: float, cores: list[int]) 
     """Messages a second that so many pairs of processes could pass on the cores. Raises
     RunError."""
     each = [_seconds(name, size, produces, seconds, cores) for produces in (True, False)]
-    busy = max(each) if pairs == 1 and len(cores) > 1 else sum(each) / len(cores)
-    return 1 / busy
+    return min(pairs / max(each), len(cores) / sum(each))
 
 
 def _seconds(name: str, size: int, produces: bool, seconds: float, cores: list[int]) -> float:

@@ -20,7 +20,8 @@ TRIES = 5
 
 
 class CacheLineLatency:
-    """This process and one on the second core, which sleeps until measure() is called."""
+    """This process, on the first core, and one on the second, which sleeps until measure() is
+    called."""
 
     def __init__(self, cores: list[int]) -> None:
         self._cores = cores
@@ -34,7 +35,7 @@ class CacheLineLatency:
     def _answer(self, pipe: Connection) -> None:
         """In the other process: answers each turn in word LINE."""
         self._pipe.close()
-        os.sched_setaffinity(0, {self._cores[-1]})
+        os.sched_setaffinity(0, {self._cores[:2][-1]})
         words = self._words
         try:
             while pipe.recv():

@@ -39,7 +39,7 @@ def measure(settings: Settings, cells: list[Cell], transports: Kinds) -> Result:
         machine=result.machine(),
         versions={t.library: v for t in transports if (v := t.version()) is not None},
         missing={
-            t.library: f"{t.package} is not installed; install shmpool[bench]"
+            t.library: f"{t.package} is not installed; install {t.install}"
             for t in transports
             if t.version() is None
         },

@@ -20,6 +20,7 @@ from .transport import OneByOne, Transport
 Kinds = tuple[type[Transport], ...]
 
 SIZES = (64, 1500, 64 << 10, 1 << 20)  # bytes
+SCALING_LEAST = 4  # pairs of processes, however few cores there are
 PAIRS = (1, 2, 4, 8)  # producers, and as many consumers
 RECEIVERS = 4  # of a message to all
 LATENCY_SIZE = 64
@@ -42,8 +43,11 @@ class Settings:
     kills: int = 50
     stops: int = 2
     hung_s: float = 3.0
+    scaling_size: int = 64
+    scaling_pairs: tuple[int, ...] = ()  # those of scaling_pairs()
     pin: bool = False
     cores: tuple[int, ...] = (0, 1)
+    cores_why: str = ""  # in words
     limit_s: float | None = None  # what is not measured by then is left out
 
 
@@ -107,6 +111,18 @@ def _to_all(settings: Settings, transports: Kinds) -> list[Cell]:
     return [_load(settings, "to-all", load, _one_by_one(transports)) for load in loads]
 
 
+def scaling_pairs(cores: int) -> list[int]:
+    """1, 2, 4, ... pairs of processes: as many as have a core for each, and at least 4."""
+    most = max(cores // 2, SCALING_LEAST)
+    return [1 << i for i in range(most.bit_length())]
+
+
+def _scaling(settings: Settings, transports: Kinds) -> list[Cell]:
+    pairs = settings.scaling_pairs or scaling_pairs(len(settings.cores))
+    loads = [Load(n, n, settings.scaling_size) for n in pairs]
+    return [_load(settings, "scaling", load, _one_by_one(transports)) for load in loads]
+
+
 def _latency(settings: Settings, transports: Kinds) -> list[Cell]:
     def cell(waiting: Waiting) -> Cell:
         def sample(kind: type[OneByOne], name: str) -> dict[str, Any]:
@@ -162,6 +178,7 @@ def _one_by_one(transports: Kinds) -> tuple[type[OneByOne], ...]:
 
 SCENARIOS: dict[str, Callable[[Settings, Kinds], list[Cell]]] = {
     "throughput": _throughput,
+    "scaling": _scaling,
     "to-all": _to_all,
     "latency": _latency,
     "idle": _idle,
@@ -171,4 +188,9 @@ SCENARIOS: dict[str, Callable[[Settings, Kinds], list[Cell]]] = {
 
 def cells(settings: Settings, transports: Kinds, scenarios: list[str]) -> list[Cell]:
     """All cells of those scenarios."""
-    return [cell for name in scenarios for cell in SCENARIOS[name](settings, transports)]
+    usual = tuple(kind for kind in transports if not kind.only_scaling)
+    return [
+        cell
+        for name in scenarios
+        for cell in SCENARIOS[name](settings, transports if name == "scaling" else usual)
+    ]

@@ -58,6 +58,16 @@ class Result:
     complete: bool = False
     format: int = FORMAT
 
+    @property
+    def name(self) -> str:
+        """What the machine is called."""
+        return self.machine.get("name") or self.machine["processor"]
+
+    @property
+    def file_name(self) -> str:
+        """The machine's name as part of a file name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "machine"
+
     def of(self, scenario: str) -> list[CellResult]:
         return [cell for cell in self.cells if cell.scenario == scenario]
 
@@ -81,11 +91,14 @@ class Result:
 
 
 def machine() -> dict[str, str]:
+    """What is known of this machine."""
     text = Path("/proc/cpuinfo").read_text()
     models = re.findall(r"^model name\s*: (.+)", text, re.MULTILINE)
+    number = dict(re.findall(r"^(cpu family|model)\s*: (\d+)", text, re.MULTILINE))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": f"{(models or [platform.machine()])[0]}, {os.cpu_count()} cores",
+        "family": ", ".join(f"{what} {n}" for what, n in number.items()),
         "memory": f"{memory / 2**30:.0f} GiB",
         "virtual": "yes" if "hypervisor" in text else "no",
         "kernel": platform.release(),

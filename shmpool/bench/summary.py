@@ -11,10 +11,12 @@ from .transport import Shape
 OURS, REFERENCE = "shmpool", "multiprocessing.Queue"
 MAIN = {  # a scenario's main figure, and whether more of it is better
     "throughput": ("rate", True),
+    "scaling": ("rate", True),
     "to-all": ("rate", True),
     "latency": ("p50", False),
     "idle": ("wakeups", False),
 }
+LANES, QUEUE_EACH = "shmpool send, recv, lanes", "shmpool send, recv, a queue each"
 SINGLE, BUFFER, BURST = "shmpool send, recv", "shmpool Buffer", "shmpool burst"
 MANY = "shmpool send_many, recv_many"
 ZERO_COPY_SIZE = 64 << 10  # bytes: from this size on zero copy pays
@@ -101,6 +103,7 @@ class Goal:
 def goals(result: Result) -> list[Goal]:
     return [
         *(goal for cell in result.of("throughput") for goal in _throughput_goals(cell)),
+        *(goal for cell in result.of("scaling") for goal in _scaling_goals(cell)),
         *(_latency_goal(cell) for cell in result.of("latency")),
         *(goal for cell in result.of("robustness") for goal in _robustness_goals(cell)),
     ]
@@ -138,6 +141,20 @@ def _throughput_goals(cell: CellResult) -> list[Goal]:
         best_batches = against(MANY, many=True)
         wanted.append(("send_many, recv_many: the best other batches", 1.0, best_batches))
     return [Goal(what, cell.key, least, got) for what, least, got in wanted]
+
+
+def _scaling_goals(cell: CellResult) -> list[Goal]:
+    """Ratios of one queue with lanes to a queue for each pair, and to the best peer."""
+    rows = {row.transport: row for row in cell.rows}
+    lanes, each = rows.get(LANES), rows.get(QUEUE_EACH)
+    if not lanes:
+        return []
+    own = ratio(lanes, [each], *MAIN["scaling"]) if each else None
+    best = to_best_peer(cell, lanes)
+    return [
+        Goal("lanes: a queue for each pair", f"scaling, {cell.key}", 0.8, own),
+        Goal("lanes: the best peer", f"scaling, {cell.key}", 1.2, best),
+    ]
 
 
 def _latency_goal(cell: CellResult) -> Goal:

@@ -20,6 +20,7 @@ from .summary import (
 )
 
 Lines = Sequence[str]  # of one field
+LOADED = ("throughput", "scaling", "to-all")  # scenarios in which nobody is killed
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,45 @@ class Table:
     note: str = ""
 
 
-def tables(result: Result) -> list[Table]:
-    """All tables, in the order of the scenarios."""
+@dataclass(frozen=True)
+class Column:
+    """One cell, as one machine measured it."""
+
+    machine: str  # "" if there is only one
+    cell: CellResult
+
+    def heading(self, text: str) -> str:
+        """What is above it in a table."""
+        found = ", ".join(filter(None, [self.machine, conditions(self.cell)]))
+        return f"{text}: {found}" if found else text
+
+
+def tables(*results: Result) -> list[Table]:
+    """All tables, in the order of the scenarios. Several machines stand side by side."""
     return [
-        *_throughput(result),
-        *_costs(result),
-        *_to_all(result),
-        *_latency(result),
-        *_idle(result),
-        *_robustness(result),
-        *_goals(result),
+        *_throughput(results),
+        *_costs(results),
+        *_scaling(results),
+        *_to_all(results),
+        *_latency(results),
+        *_idle(results),
+        *_robustness(results),
+        *_goals(results),
     ]
+
+
+def columns(results: Sequence[Result], scenario: str) -> dict[str, list[Column]]:
+    """The cells of a scenario by key, of each machine."""
+    found: dict[str, list[Column]] = {}
+    for result in results:
+        machine = result.name if len(results) > 1 else ""
+        for cell in result.of(scenario):
+            found.setdefault(cell.key, []).append(Column(machine, cell))
+    return found
+
+
+def _flat(groups: dict[str, list[Column]]) -> list[Column]:
+    return [column for group in groups.values() for column in group]
 
 
 def _range(found: Spread, scale: float, unit: str) -> list[str]:
@@ -85,10 +114,10 @@ def conditions(cell: CellResult) -> str:
 
 
 def _side_by_side(
-    title: str, cells: list[CellResult], headings: list[str],
+    title: str, columns: list[Column], headings: list[str],
     show: Callable[[CellResult, Row], Lines], note: str,
 ) -> Table:  # fmt: skip
-    """A row for each transport, a column for each cell."""
+    """A row for each transport, a column for each cell of each machine."""
 
     def field(cell: CellResult, transport: str) -> Lines:
         row = next((row for row in cell.rows if row.transport == transport), None)
@@ -96,28 +125,33 @@ def _side_by_side(
             return [""]
         return ["cannot", row.unsupported] if row.unsupported else show(cell, row)
 
-    shapes = {row.transport: row.shape for cell in cells for row in cell.rows}
+    shapes = {row.transport: row.shape for column in columns for row in column.cell.rows}
     rows: list[list[Lines]] = [
-        [[transport, shape], *(field(cell, transport) for cell in cells)]
+        [[transport, shape], *(field(column.cell, transport) for column in columns)]
         for transport, shape in shapes.items()
     ]
     return Table(title, ["", *headings], rows, note)
 
 
-def _loads(result: Result) -> dict[str, list[CellResult]]:
-    """The cells of throughput, grouped by the numbers of producers and consumers."""
-    groups: dict[str, list[CellResult]] = {}
-    for cell in result.of("throughput"):
-        c = cell.conditions
-        groups.setdefault(f"{c['producers']} to {c['consumers']}", []).append(cell)
+def _loads(results: Sequence[Result]) -> dict[str, list[Column]]:
+    """The cells of throughput, grouped by the numbers of producers and consumers; the same size
+    of all machines stands together."""
+    groups: dict[str, list[Column]] = {}
+    for column in _flat(columns(results, "throughput")):
+        c = column.cell.conditions
+        groups.setdefault(f"{c['producers']} to {c['consumers']}", []).append(column)
     return groups
 
 
-def _headings(cells: list[CellResult]) -> list[str]:
-    return [f"{size_text(cell.conditions['size'])}: {conditions(cell)}" for cell in cells]
+def _size(column: Column) -> str:
+    return size_text(column.cell.conditions["size"])
 
 
-def _throughput(result: Result) -> list[Table]:
+def _headings(columns: list[Column]) -> list[str]:
+    return [column.heading(_size(column)) for column in columns]
+
+
+def _throughput(results: Sequence[Result]) -> list[Table]:
     note = (
         "Messages received a second, median and range of the runs. One-to-one and to-all "
         'transports use a channel for each pair of processes. "x best" compares with the best of '
@@ -125,17 +159,18 @@ def _throughput(result: Result) -> list[Table]:
     )
     return [
         _side_by_side(
-            f"Throughput, {load}", cells, _headings(cells), _rate, note + _harness_rates(cells)
+            f"Throughput, {load}", group, _headings(group), _rate, note + _harness_rates(group)
         )
-        for load, cells in _loads(result).items()
+        for load, group in _loads(results).items()
     ]
 
 
-def _harness_rates(cells: list[CellResult]) -> str:
+def _harness_rates(columns: list[Column]) -> str:
     rates = [
-        f"{number(cell.harness_rate / 1e3)} k/s ({size_text(cell.conditions['size'])})"
-        for cell in cells
-        if cell.harness_rate
+        f"{number(column.cell.harness_rate / 1e3)} k/s"
+        f" ({', '.join(filter(None, [_size(column), column.machine]))})"
+        for column in columns
+        if column.cell.harness_rate
     ]
     if not rates:
         return ""
@@ -145,61 +180,120 @@ def _harness_rates(cells: list[CellResult]) -> str:
     )
 
 
-def _costs(result: Result) -> list[Table]:
+def _costs(results: Sequence[Result]) -> list[Table]:
     note = (
         "Processor seconds of all processes per million messages, and the most memory that they "
         "took after they began to open their endpoints."
     )
     return [
         _side_by_side(
-            f"Cost, {load}", cells, [size_text(c.conditions["size"]) for c in cells], _cost, note
+            f"Cost, {load}",
+            group,
+            [f"{_size(c)}{f': {c.machine}' if c.machine else ''}" for c in group],
+            _cost,
+            note,
         )
-        for load, cells in _loads(result).items()
+        for load, group in _loads(results).items()
     ]
 
 
-def _to_all(result: Result) -> list[Table]:
-    cells = result.of("to-all")
-    if not cells:
+def _scaling(results: Sequence[Result]) -> list[Table]:
+    groups = columns(results, "scaling")
+    found = _flat(groups)
+    if not found:
         return []
-    n = cells[0].conditions["consumers"]
+    headings = [column.heading(column.cell.key.split(",")[0]) for column in found]
+    note = (
+        f"Messages of {_size(found[0])}, one at a time, received a second by 1, 2, 4, ... pairs of "
+        "processes, median and range of the runs. shmpool passes them through one queue, through "
+        "one queue with a lane for each pair, and through a queue for each pair. One-to-one and "
+        "to-all transports use a channel for each pair. Each process has a core of its own while "
+        "there are enough."
+    )
+    return [_side_by_side("Scaling", found, headings, _rate, note)]
+
+
+def _to_all(results: Sequence[Result]) -> list[Table]:
+    found = _flat(columns(results, "to-all"))
+    if not found:
+        return []
+    n = found[0].cell.conditions["consumers"]
     note = f"Deliveries a second: each message reaches all {n} consumers."
-    return [_side_by_side(f"One to all of {n}", cells, _headings(cells), _rate, note)]
+    return [_side_by_side(f"One to all of {n}", found, _headings(found), _rate, note)]
 
 
-def _latency(result: Result) -> list[Table]:
-    def table(cell: CellResult) -> Table:
-        rows: list[list[Lines]] = []
-        for row in cell.rows:
-            found = [s for name in ("p50", "p99", "p99.9") if (s := spread(row, name))]
-            if len(found) == 3:
-                figures: list[Lines] = [_range(s, 1, "us") for s in found]
-                figures.append(_ratios(cell, row))
-            else:
-                figures = [["cannot", row.unsupported] if row.unsupported else _errors(row)]
-                figures += [[""]] * 3
-            rows.append([[row.transport], *figures])
-        note = f"Round trips of {cell.conditions['size']} bytes; {conditions(cell)}."
-        header = ["", "p50", "p99", "p99.9", "p50, times"]
-        return Table(f"Latency, {cell.key}", header, rows, note)
-
-    return [table(cell) for cell in result.of("latency")]
+def _by_transport(
+    title: str, columns: list[Column], header: list[str],
+    figures: Callable[[CellResult, Row], list[Lines]], note: str,
+) -> Table:  # fmt: skip
+    """A row for each transport, and for each machine the columns of that header."""
+    rows: list[list[Lines]] = []
+    for transport in dict.fromkeys(row.transport for c in columns for row in c.cell.rows):
+        fields: list[Lines] = []
+        for column in columns:
+            row = next((row for row in column.cell.rows if row.transport == transport), None)
+            fields += figures(column.cell, row) if row else [[""]] * len(header)
+        rows.append([[transport], *fields])
+    names = [f"{text}{f': {c.machine}' if c.machine else ''}" for c in columns for text in header]
+    return Table(title, ["", *names], rows, note)
 
 
-def _idle(result: Result) -> list[Table]:
+def _latency(results: Sequence[Result]) -> list[Table]:
+    def figures(cell: CellResult, row: Row) -> list[Lines]:
+        found = [s for name in ("p50", "p99", "p99.9") if (s := spread(row, name))]
+        if len(found) == 3:
+            return [*(_range(s, 1, "us") for s in found), _ratios(cell, row)]
+        return [["cannot", row.unsupported] if row.unsupported else _errors(row), *[[""]] * 3]
+
+    def table(key: str, group: list[Column]) -> Table:
+        states = "; ".join(", ".join(filter(None, [c.machine, conditions(c.cell)])) for c in group)
+        note = f"Round trips of {group[0].cell.conditions['size']} bytes; {states}."
+        header = ["p50", "p99", "p99.9", "p50, times"]
+        return _by_transport(f"Latency, {key}", group, header, figures, note)
+
+    return [table(key, group) for key, group in columns(results, "latency").items()]
+
+
+def _idle(results: Sequence[Result]) -> list[Table]:
     def figure(row: Row, name: str, unit: str) -> Lines:
         found = spread(row, name)
         return [f"{number(found.median)}{unit}"] if found else _errors(row)
 
-    header = ["", "wake-ups a second", "of one processor"]
+    def figures(cell: CellResult, row: Row) -> list[Lines]:
+        return [figure(row, "wakeups", ""), figure(row, "cpu_percent", " %")]
+
+    header = ["wake-ups a second", "of one processor"]
+    title = "A blocked receiver without messages"
     return [
-        Table(
-            "A blocked receiver without messages", header,
-            [[[r.transport], figure(r, "wakeups", ""), figure(r, "cpu_percent", " %")]
-             for r in cell.rows],
+        _by_transport(title, group, header, figures, "")
+        for group in columns(results, "idle").values()
+    ]
+
+
+def machines(results: Sequence[Result]) -> Table:
+    """A row for each machine: what it is, its state, and the messages that contestants lost."""
+    rows: list[list[Lines]] = []
+    for result in results:
+        lines = [ns for cell in result.cells for ns in cell.line_latency_ns]
+        load = [share for cell in result.cells for share in cell.background_load]
+        lost: dict[str, int] = {}
+        for cell in result.cells:
+            for row in cell.rows if cell.scenario in LOADED else ():
+                lost[row.transport] = lost.get(row.transport, 0) + row.total("lost")
+        rows.append(
+            [
+                [result.name],
+                [result.machine["processor"]],
+                [f"{len(result.options['cores'])}"],
+                _range(Spread(statistics.median(lines), min(lines), max(lines)), 1, "ns")
+                if lines
+                else ["-"],
+                [f"{statistics.median(load):.0%}" if load else "-"],
+                [f"{name}: {n:,}" for name, n in lost.items() if n] or ["none"],
+            ]
         )
-        for cell in result.of("idle")
-    ]  # fmt: skip
+    header = ["", "processor", "cores used", "cache line", "background load", "messages lost"]
+    return Table("The machines", header, rows)
 
 
 def verdict(row: Row) -> list[str]:
@@ -225,29 +319,34 @@ def verdict(row: Row) -> list[str]:
     return [*found, f"longest pause {run['longest_ms']:.0f} ms"]
 
 
-def _robustness(result: Result) -> list[Table]:
-    cells = result.of("robustness")
-    if not cells:
+def _robustness(results: Sequence[Result]) -> list[Table]:
+    found = _flat(columns(results, "robustness"))
+    if not found:
         return []
-    headings = [f"{cell.conditions['times']} x {cell.key}" for cell in cells]
+    headings = [
+        f"{c.cell.conditions['times']} x {c.cell.key}{f': {c.machine}' if c.machine else ''}"
+        for c in found
+    ]
     note = (
         "Two producers and two consumers; a replacement takes the place of each victim that was "
         "killed. Clean: no process hung, nothing was lost or repeated but messages that victims "
         "held, nothing leaked or was left. The pause includes the start of the replacement. On a "
         "topic, messages that are sent while there is no subscriber are lost by design."
     )
-    table = _side_by_side("Robustness", cells, headings, lambda _, row: verdict(row), note)
+    table = _side_by_side("Robustness", found, headings, lambda _, row: verdict(row), note)
     return [table] if table.rows else []
 
 
-def _goals(result: Result) -> list[Table]:
-    met = {True: "met", False: "MISSED", None: "-"}
+def _goals(results: Sequence[Result]) -> list[Table]:
+    said = {True: "met", False: "MISSED", None: ""}
+    every: dict[tuple[str, str, float], list[Lines]] = {}
+    for at, result in enumerate(results):
+        for goal in goals(result):
+            fields = every.setdefault((goal.what, goal.cell, goal.wanted), [["-"]] * len(results))
+            got = number(goal.got) if goal.got is not None else "-"
+            fields[at] = [got, said[goal.met]]
     rows: list[list[Lines]] = [
-        [
-            [goal.what], [goal.cell], [f"{goal.wanted:g}"],
-            [number(goal.got) if goal.got is not None else "-"], [met[goal.met]],
-        ]
-        for goal in goals(result)
-    ]  # fmt: skip
-    header = ["", "cell", "at least", "measured", ""]
-    return [Table("Goals of shmpool", header, rows)] if rows else []
+        [[what], [cell], [f"{wanted:g}"], *fields] for (what, cell, wanted), fields in every.items()
+    ]
+    names = [result.name for result in results] if len(results) > 1 else ["measured"]
+    return [Table("Goals of shmpool", ["", "cell", "at least", *names], rows)] if rows else []

@@ -61,7 +61,8 @@ def measure(
     kind: type[Transport], name: str, load: Load, seconds: float, cores: list[int], pin: bool
 ) -> dict[str, float]:
     """The figures of one run. Raises RunError and UnsupportedError."""
-    with running(kind(load.spec(kind, name)), cores, pin) as workers:
+    processes = load.producers + load.consumers
+    with running(kind(load.spec(kind, name)), cores, pin, processes) as workers:
         board, (producers, consumers) = workers.board, load.add(workers)
         workers.start()
         logs = [board.log(worker.slot) for worker in consumers]

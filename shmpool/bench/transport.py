@@ -66,6 +66,8 @@ class Transport(ABC):
     package: str | None = None  # the distribution; None if it comes with Python
     module = ""  # what to import of it
     shape = Shape.QUEUE
+    only_scaling = False  # a contestant of the scenario scaling only
+    install = "shmpool[bench]"  # what brings the package
     polls = False  # a receive never waits; the loop yields the processor instead
     prefix = ""  # of the names of shared memory or queues
     number = 0  # index of this process among the producers, or consumers, of its channel

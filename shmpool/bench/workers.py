@@ -36,6 +36,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from .cores import share
 from .scoreboard import DONE, STOP, Scoreboard
 from .transport import Transport
 
@@ -218,11 +219,13 @@ class Workers:
     """The processes of one run; a context manager that ends them all."""
 
     def __init__(
-        self, transport: Transport, board: Scoreboard, cores: list[int], pin: bool
-    ) -> None:
+        self, transport: Transport, board: Scoreboard, cores: list[int], pin: bool,
+        processes: int | None = None,
+    ) -> None:  # fmt: skip
+        """processes: how many will work at once, if each shall have cores of its own."""
         self.transport, self.board = transport, board
         self.all: list[Worker] = []  # ended ones too; the index of each is its slot
-        self._cores, self._pin = cores, pin
+        self._cores, self._pin, self._processes = cores, pin, processes
 
     def __enter__(self) -> "Workers":
         return self
@@ -238,11 +241,17 @@ class Workers:
     def add(self, role: Role, *arguments: Any, number: int = 0, core: int | None = None) -> Worker:
         """Starts a process; its ready() and go() let it work.
 
-        It is pinned to the core of that index; without one, if `pin` is set, to the next core."""
+        It is pinned to the core of that index; without one, if `pin` is set, to the next core.
+        Else it gets its share of the cores."""
         slot = len(self.all)
         if core is None and self._pin:
             core = slot
-        cores = set(self._cores) if core is None else {self._cores[core % len(self._cores)]}
+        if core is not None:
+            cores = {self._cores[core % len(self._cores)]}
+        elif self._processes:
+            cores = share(self._cores, self._processes, slot)
+        else:
+            cores = set(self._cores)
         worker = Worker(self.transport, self.board, slot, number, role, arguments, cores)
         self.all.append(worker)
         return worker
@@ -285,14 +294,16 @@ class Workers:
 
 
 @contextlib.contextmanager
-def running(transport: Transport, cores: list[int], pin: bool) -> Iterator[Workers]:
+def running(
+    transport: Transport, cores: list[int], pin: bool, processes: int | None = None
+) -> Iterator[Workers]:
     """A run without processes yet; at its end the processes have ended and the transport is
     removed. Raises UnsupportedError."""
     try:
         transport.create()
         with (
             Scoreboard.create(transport.spec.name) as board,
-            Workers(transport, board, cores, pin) as workers,
+            Workers(transport, board, cores, pin, processes) as workers,
         ):
             yield workers
     finally:

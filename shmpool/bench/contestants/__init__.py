@@ -23,6 +23,8 @@ from . import (
 
 TRANSPORTS: tuple[type[Transport], ...] = (
     ours.SendRecv,
+    ours.Lanes,
+    ours.QueueEach,
     ours.Buffers,
     ours.SendRecvMany,
     ours.Bursts,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool: send and recv; send_many and recv_many; one Buffer at a time, from queues that requeue
-the buffers of killed consumers; bursts as columns.
+the buffers of killed consumers; bursts as columns. To scale: one queue with a lane for each pair
+of processes, and a queue for each pair.
 """
 
 import os
@@ -21,6 +22,7 @@ from ..transport import (
     OneByOne,
     Receive,
     Send,
+    Shape,
     Spec,
     Transport,
 )
@@ -50,6 +52,8 @@ class Ours(Transport):
     def create(self) -> None:
         spec = self.spec
         ends = spec.producers + spec.consumers + spec.replacements
+        if self.shape is Shape.LINK:
+            ends *= spec.channels
         batch = self.batch if isinstance(self, Many) else 1
         each = CACHED if spec.size <= SMALL else FEW + 2 * batch
         most = spec.channels * spec.depth + ends * each
@@ -61,7 +65,14 @@ class Ours(Transport):
             prealloc=min(capacity, 4096) if spec.size <= SMALL else 0,
         )
         for channel in range(spec.channels):
-            self.pool.create_queue(str(channel), capacity=spec.depth, on_death=self.on_death)
+            self.pool.create_queue(
+                str(channel), capacity=spec.depth, on_death=self.on_death, lanes=self.lanes
+            )
+
+    @property
+    def lanes(self) -> int:
+        """Of each queue."""
+        return 1
 
     def remove(self) -> None:
         with suppress(shmpool.PoolNotFound):
@@ -97,6 +108,25 @@ class SendRecv(Ours, OneByOne):
 
     def poller(self, channel: int) -> Receive:
         return self.queue(channel).try_recv
+
+
+class Lanes(SendRecv):
+    """One queue with a lane for each pair; the lanes share its capacity."""
+
+    call = "send, recv, lanes"
+    only_scaling = True
+
+    @property
+    def lanes(self) -> int:
+        return self.spec.producers
+
+
+class QueueEach(SendRecv):
+    """A queue for each pair: the most that lanes can reach."""
+
+    call = "send, recv, a queue each"
+    shape = Shape.LINK
+    only_scaling = True
 
 
 class SendRecvMany(Ours, Batch):
