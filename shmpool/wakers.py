@@ -110,8 +110,8 @@ class Readable:
 
         For select(), poll(), epoll, selectors, loop.add_reader() and multiprocessing's
         connection.wait(). The first call makes the descriptor; close() closes it, as does the end
-        of this object. A get by this object, and each fileno(), makes it not readable at once if
-        nothing is left. After any other get it may stay readable for up to a quarter of a second:
+        of this object. A get by this object, and each fileno(), makes it not readable if nothing
+        is left. After any other get it may stay readable for up to a quarter of a second:
         take with try_get(), which may return None. Also readable after a shutdown, and when a get
         would raise PoolClosed or PoolReplaced. Do not read from it, and do not close it.
 

@@ -218,6 +218,13 @@ def test_stress_waker(compiler: str, flags: list[str], tmp_path: Path) -> None:
     assert printed == "5000 messages\n"
 
 
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS[:1])
+def test_waker(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """A descriptor that is shown after a get has emptied the queue is hidden again."""
+    printed = run_c(tmp_path, compiler, flags, [TESTS / "test_waker.c", *SOURCES])
+    assert printed == "not readable\n"
+
+
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_recover(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Processes are killed, and two threads recover them at once while other threads work."""

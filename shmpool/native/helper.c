@@ -53,6 +53,7 @@ static struct {
 } *ours;
 
 void (*helper_show)(const struct shown *of);
+void (*helper_correct)(const struct shown *of);
 void (*helper_close)(const struct shown *of);
 static bool one_word; /* a thread sleeps on one word only: there is no futex_waitv(2) */
 
@@ -200,6 +201,8 @@ static void unlock_and_show(struct helper *h)
 	for (uint32_t i = 0; i < show.n; i++)
 		helper_show(&show.of[i]);
 	helper_lock();
+	for (uint32_t i = 0; i < show.n; i++)
+		helper_correct(&show.of[i]);
 	if (!--ours->showing)
 		while (ours->ended.n)
 			helper_close(&ours->ended.of[--ours->ended.n]);

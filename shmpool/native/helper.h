@@ -21,8 +21,10 @@
 
 #include "place.h"
 
-/* Makes a descriptor readable, without the mutex; and closes it. waker.c sets them. */
+/* Makes a descriptor readable, without the mutex. Afterwards, with the mutex, hides it again if all
+ * that had fired was taken in between; and closes one that has ended. waker.c sets them. */
 extern void (*helper_show)(const struct shown *of);
+extern void (*helper_correct)(const struct shown *of);
 extern void (*helper_close)(const struct shown *of);
 
 /* Closes a descriptor, after a thread that may be about to make it readable: another one could have

@@ -68,6 +68,17 @@ static void show_later(const struct shown *of)
 	show(&(struct waker) { .shown = *of }, true);
 }
 
+/* A get may have made the descriptor unreadable before it was shown. A waker that has ended is not
+ * found, and its descriptor is not closed yet: no other one has its number. */
+static void hide_unfired(const struct shown *of)
+{
+	struct waker *w = *wakers;
+	while (w && w->shown.fd != of->fd)
+		w = w->next;
+	if (w && !w->fired)
+		show(w, false);
+}
+
 /* Closes both, unless the program has closed them. */
 static void close_shown(const struct shown *of)
 {
@@ -140,6 +151,7 @@ int shmpool_waker_make(int loop)
 	if (!helper_show) { /* before there is a thread */
 		place_settle = settle_all;
 		helper_close = close_shown;
+		helper_correct = hide_unfired;
 		helper_show = show_later;
 	}
 	struct waker *w = NULL;
