@@ -2,12 +2,15 @@
 """clients.bench.core: its figures, and one run of its C program."""
 
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from clients.bench.core import Program, Result, Sample, table
 from clients.bench.core_cells import CELLS, Cell, Place, Work
 
+ROOT = Path(__file__).resolve().parent.parent
 OURS, PEER, SLOW = "pool_ours", "pool_original", "pool_malloc"
 
 
@@ -69,3 +72,17 @@ def test_sample() -> None:
     with Program("gcc") as program:
         assert program.sample(cell, OURS).outcome in ("ok", "slower", "stuck", "failed")
         assert Sample("skipped") == program.sample(cell, "nobody")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["-O2"], ["-O1", "-fsanitize=thread"]], ids=["plain", "thread"])
+def test_bbq(flags: list[str], tmp_path: Path) -> None:
+    """The queue of blocks, a baseline of our writing, neither loses, doubles nor reorders."""
+    program = tmp_path / "program"
+    command = ["gcc", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", *flags]
+    command += [f"-I{ROOT / 'shmpool' / 'native'}", f"-I{ROOT / 'clients/bench/native'}"]
+    if not shutil.which("gcc"):
+        pytest.skip("gcc is not installed")
+    subprocess.run([*command, ROOT / "tests" / "native" / "test_bbq.c", "-o", program], check=True)
+    done = subprocess.run([program, "200000"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

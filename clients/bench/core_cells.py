@@ -39,12 +39,13 @@ CONTESTANTS = {
     "pool_rte": Contestant("rte_mempool", "dpdk", "libdpdk-dev"),
     "pool_rte_owner": Contestant("rte_mempool + owner", "+ owner", "libdpdk-dev"),
     "queue_ck": Contestant("ck_ring", "ck", "libck-dev"),
+    "queue_bbq": Contestant("BBQ of 2022", "bbq"),
     "pool_malloc": Contestant("malloc", "malloc"),
     "pool_mimalloc": Contestant("mimalloc", "mimalloc", "libmimalloc-dev"),
     "pool_jemalloc": Contestant("jemalloc", "jemalloc", "libjemalloc-dev"),
 }
 OURS, *BASELINES = dict.fromkeys(contestant.column for contestant in CONTESTANTS.values())
-QUEUES = ("queue_ours", "queue_ours_owner", "queue_tailwait", "queue_rte", "queue_ck")
+QUEUES = ("queue_ours", "queue_ours_owner", "queue_tailwait", "queue_rte", "queue_ck", "queue_bbq")
 POOLS = (
     "pool_ours", "pool_original", "pool_rte", "pool_malloc", "pool_mimalloc", "pool_jemalloc",
 )  # fmt: skip

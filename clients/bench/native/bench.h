@@ -81,7 +81,7 @@ struct bench_contestant {
 };
 
 extern const struct bench_contestant queue_ours, queue_ours_owner, queue_ours_multi;
-extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, line_latency;
+extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, queue_bbq, line_latency;
 extern const struct bench_contestant pool_ours, pool_original, pool_rte, pool_rte_owner;
 extern const struct bench_contestant touch_plain, touch_populated, touch_huge;
 extern const struct bench_contestant pool_malloc, pool_mimalloc, pool_jemalloc;

@@ -34,10 +34,10 @@
 #define WINDOWS 5
 
 static const struct bench_contestant *const contestants[] = {
-	&queue_ours,      &queue_ours_owner, &queue_ours_multi, &queue_tailwait, &queue_rte,
-	&queue_ck,        &line_latency,     &pool_ours,        &pool_original,  &pool_rte,
-	&pool_rte_owner,  &pool_malloc,      &pool_mimalloc,    &pool_jemalloc,  &touch_plain,
-	&touch_populated, &touch_huge,
+	&queue_ours,  &queue_ours_owner, &queue_ours_multi, &queue_tailwait, &queue_rte,
+	&queue_ck,    &queue_bbq,        &line_latency,     &pool_ours,      &pool_original,
+	&pool_rte,    &pool_rte_owner,   &pool_malloc,      &pool_mimalloc,  &pool_jemalloc,
+	&touch_plain, &touch_populated,  &touch_huge,
 };
 
 static struct bench_run *shared;
