@@ -7,8 +7,11 @@ configured, a channel holds as many messages as those of the others and loses no
 
 from ..transport import Transport
 from . import (
+    aeron_ipc,
     cloudtoid,
     fasterfifo,
+    flag_ring,
+    horus_topic,
     iceoryx,
     kernel,
     kick,
@@ -17,6 +20,7 @@ from . import (
     ours,
     stdlib,
     subetha_ring,
+    torch_queue,
     zeromq,
     zeroqueue,
 )
@@ -32,6 +36,7 @@ TRANSPORTS: tuple[type[Transport], ...] = (
     stdlib.SimpleQueue,
     stdlib.Pipe,
     stdlib.Ring,
+    flag_ring.FlagRing,
     fasterfifo.PutGet,
     fasterfifo.PutGetMany,
     iceoryx.LoanReceive,
@@ -48,4 +53,7 @@ TRANSPORTS: tuple[type[Transport], ...] = (
     kernel.SeqPacket,
     zeromq.PushPull,
     nanomsg.PushPull,
+    aeron_ipc.Aeron,
+    horus_topic.Topic,
+    torch_queue.TorchQueue,
 )
