@@ -199,7 +199,7 @@ def test_written(pool: shmpool.Pool, tmp_path: Path, form: str, suffix: str) -> 
     ):
         for burst in source.bursts():
             sink.drain(burst)
-        assert (3825, 0) == (sink.statistics().packets, sink.statistics().refused)
+        assert (3825, 0) == (sink.sent().packets, sink.sent().refused)
     assert read(pool, DATA / "mixed.pcap") == read(pool, path)
     with gzip.open(path) if suffix else path.open("rb") as file:
         packets = [data for _, data in dpkt.pcap.UniversalReader(file)]

@@ -134,7 +134,8 @@ PYTHON_ORDER = re.findall(
     leases live_views arrays columns burst messages wakers named awaiting queue pool_files
     process_exit segment pruning stats pinning topic pool view __init__ mp.objects mp.program
     mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
-    net.ends net.marks net.capture net.recording net.__init__
+    net.ends net.marks net.capture net.recording net.filters
+    net.interface net.udp net.tap net.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.history service.watched_pool service.handlers
     service.scheduling service.config_lines service.config_values service.config

@@ -7,6 +7,7 @@ Python for each. Nothing here is imported by `import shmpool`.
 
 from .capture import CaptureError, CaptureSource, Interface, Packet, packets
 from .ends import Received, Sent, Sink, Source
+from .interface import PacketSink, PacketSource
 from .marks import (
     CHECKSUM_GOOD,
     CHECKSUM_MISSING,
@@ -16,6 +17,8 @@ from .marks import (
     original_lengths,
 )
 from .recording import CaptureSink
+from .tap import TapDevice
+from .udp import UdpSocket, address_texts, addresses_of
 
 __all__ = [
     "CHECKSUM_GOOD",
@@ -27,10 +30,16 @@ __all__ = [
     "CaptureSource",
     "Interface",
     "Packet",
+    "PacketSink",
+    "PacketSource",
     "Received",
     "Sent",
     "Sink",
     "Source",
+    "TapDevice",
+    "UdpSocket",
+    "address_texts",
+    "addresses_of",
     "interface_numbers",
     "original_lengths",
     "packets",

@@ -103,7 +103,7 @@ class Sink:
         """Sends or writes every packet of the burst and frees it. Returns how many were sent."""
         raise NotImplementedError
 
-    def statistics(self) -> Sent:
+    def sent(self) -> Sent:
         """Returns the counts since the sink was opened."""
         raise NotImplementedError
 

@@ -120,16 +120,13 @@ static void copy_all(const struct lookup *c, const uint64_t *handle,
 		const uint64_t headroom = (uint64_t)c->p->segment.geometry.headroom;
 		const uint64_t room = pool_stride(c->p, index) - headroom;
 		const uint32_t more = packet[i].tag ? TAG : 0;
-		const uint64_t original = (uint64_t)packet[i].original + more;
+		struct net_packet tagged = packet[i];
+		tagged.original = packet[i].original < UINT32_MAX - more ?
+					  packet[i].original + more :
+					  UINT32_MAX;
 		const uint32_t length =
 			copy_in(pool_data(c->p, index) + headroom, room, &packet[i]);
-		store_relaxed(&b->length, length);
-		store_relaxed(&b->mark,
-			      packet[i].flags | (original < NET_LENGTH_MAX ? (uint32_t)original :
-									     NET_LENGTH_MAX));
-		store_relaxed(&b->flow_hash, packet[i].hash);
-		store_relaxed(&b->timestamp,
-			      packet[i].timestamp < 0 ? 0 : (uint64_t)packet[i].timestamp);
+		net_describe(b, &tagged, length);
 		counts->bytes += length;
 		counts->truncated += length < (uint64_t)packet[i].length + more;
 	}
@@ -163,4 +160,15 @@ int64_t net_fill(struct burst_object *burst, const struct net_packet *packet, ui
 	}
 	burst_fill(burst, got);
 	return got;
+}
+
+int64_t net_take(struct burst_object *burst, uint32_t n, uint32_t room, int64_t deadline)
+{
+	struct lookup c;
+	struct net_packet same[NET_MOST];
+	hot_recover_if_due(burst->pool);
+	const int error = burst->pool->key ? lookup_key(burst->pool->key, &c) : -EBADF;
+	for (uint32_t i = 0; i < n; i++)
+		same[i] = (struct net_packet) { .length = room };
+	return error ? error : take(burst, &c, same, n, deadline);
 }

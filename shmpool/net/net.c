@@ -19,7 +19,9 @@ static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
 
 int net_init(PyObject *module)
 {
-	if (add_type(module, "Scan", &net_scan_spec))
+	if (add_type(module, "Scan", &net_scan_spec) || add_type(module, "Ring", &net_ring_spec) ||
+	    add_type(module, "Receiver", &net_receiver_spec) ||
+	    add_type(module, "Sender", &net_sender_spec))
 		return -1;
 	return PyModule_AddFunctions(module, functions);
 }

@@ -58,6 +58,22 @@ struct net_counts {
 int64_t net_fill(struct burst_object *burst, const struct net_packet *packet, uint32_t n,
 		 int64_t deadline, struct net_counts *counts);
 
+/* Takes up to n new buffers of the smallest size class that has room for so many bytes, or the
+ * largest, and stores their handles in the empty burst, which does not own them yet. Waits for the
+ * first as net_fill() does. Returns how many, a code, or HOT_RAISED. */
+int64_t net_take(struct burst_object *burst, uint32_t n, uint32_t room, int64_t deadline);
+
+/* Writes what a source knows of a packet into the header of its buffer. */
+static inline void net_describe(struct buffer *b, const struct net_packet *packet, uint32_t length)
+{
+	const uint32_t original =
+		packet->original < NET_LENGTH_MAX ? packet->original : NET_LENGTH_MAX;
+	store_relaxed(&b->length, length);
+	store_relaxed(&b->mark, packet->flags | original);
+	store_relaxed(&b->flow_hash, packet->hash);
+	store_relaxed(&b->timestamp, packet->timestamp < 0 ? 0 : (uint64_t)packet->timestamp);
+}
+
 /* Reads the arguments of a call that fills: an empty Burst, a timeout. Returns the burst, and how
  * many packets it has room for. NULL with an exception. */
 struct burst_object *net_fill_arguments(PyObject *args, double *timeout, uint32_t *most);
@@ -88,6 +104,13 @@ bool net_port_end(struct net_port *port);
  * the deadline; -ESHUTDOWN if the port is to be closed; HOT_RAISED if a signal handler raised. */
 int64_t net_port_wait(struct net_port *port, short events, int64_t deadline);
 
+/* True for an error that a socket reports of an earlier datagram: the next call may succeed. */
+static inline bool net_port_passing(int error)
+{
+	return error == ECONNREFUSED || error == EHOSTUNREACH || error == ENETUNREACH ||
+	       error == ENOPROTOOPT || error == EPROTO;
+}
+
 /* Closes the descriptor, or lets the thread that is in a call do so: true if the caller frees the
  * rest now. May be repeated. */
 bool net_port_close(struct net_port *port);
@@ -100,7 +123,7 @@ static inline bool net_late(int64_t deadline)
 
 /* ---- the types ---- */
 
-extern PyType_Spec net_scan_spec;
+extern PyType_Spec net_scan_spec, net_ring_spec, net_receiver_spec, net_sender_spec;
 PyObject *net_encode(PyObject *module, PyObject *args);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 int net_port_open(struct net_port *port, PyObject *pool, int fd)
@@ -73,13 +74,29 @@ bool net_port_close(struct net_port *port)
 	if (port->ended || !port->pool)
 		return false;
 	port->ended = true;
-	if (port->busy) {
+	/* In a forked child the thread that was in a call does not exist. */
+	if (port->busy && port->process == *hot_process_number) {
 		/* It is readable until it is closed, so this is never lost. */
 		(void)!write(port->wake, &one, sizeof(one));
 		return false;
 	}
 	close_both(port);
 	return true;
+}
+
+/* Reads the error that a poll has found. 0 if it was of an earlier datagram, -1 with an
+ * exception. */
+static int poll_error(const struct net_port *port)
+{
+	int error = 0;
+	socklen_t size = sizeof(error);
+	if (getsockopt(port->fd, SOL_SOCKET, SO_ERROR, &error, &size))
+		error = ENODEV;
+	if (!error || net_port_passing(error))
+		return 0;
+	errno = error;
+	PyErr_SetFromErrno(PyExc_OSError);
+	return -1;
 }
 
 /* In slices: a signal that another thread of the process gets does not end the poll. */
@@ -99,6 +116,8 @@ int64_t net_port_wait(struct net_port *port, short events, int64_t deadline)
 		PyEval_RestoreThread(state);
 		if (port->ended)
 			return -ESHUTDOWN;
+		if (n > 0 && polled[0].revents & ~events)
+			return poll_error(port) ? HOT_RAISED : 1;
 		if (n > 0)
 			return 1;
 		if (PyErr_CheckSignals())

@@ -224,7 +224,7 @@ class CaptureSink(Sink):
             f"size is {self._size} bytes, in which not even one packet has room"
         )
 
-    def statistics(self) -> Sent:
+    def sent(self) -> Sent:
         return Sent(self._packets, self._bytes, refused=0)
 
     def close(self) -> None:
