@@ -2,7 +2,7 @@
 # make check   format, lint, types and the quick tests: about 90 seconds on two idle cores
 # make test    every test, except those of the benchmark that need the other libraries: make test-bench
 # make test-interpreters   the quick tests on the other versions of CPython that are installed here,
-#              and where they have CPython's own tests of its process pools, these
+#              CPython's own tests of its process pools where they have these, and the wheel for each
 # make coverage   which branches of Python and C no test takes (build/coverage)
 # make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about an hour on two cores), measures
@@ -52,6 +52,7 @@ test-interpreters:
 		python=$$(.ci/interpreter $$version) || { echo "make: CPython $$version is not installed; skipped"; continue; }; \
 		$(MAKE) test-quick PYTHON=$$python VENV=.venv-$$version || exit 1; \
 		$(MAKE) test PYTHON=$$python VENV=.venv-$$version ARGS="tests/test_executor.py -k cpythons" || exit 1; \
+		$(MAKE) test PYTHON=$$python VENV=.venv-$$version ARGS="-n 0 tests/test_install.py -k wheel" || exit 1; \
 	done
 
 coverage: $(VENV)/.dev
@@ -118,7 +119,7 @@ docs: $(VENV)/.dev
 
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
 TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
-	valgrind chromium chromium-driver iproute2 libpcap0.8
+	musl-tools prometheus valgrind chromium chromium-driver iproute2 libpcap0.8
 # clang's sanitizers are a package of their own, of clang's version.
 CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
 # CPython's own tests of concurrent.futures, for the version that Debian has.

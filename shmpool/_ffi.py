@@ -9,6 +9,12 @@ import importlib.util
 import sys
 from typing import Any
 
+if sys.platform != "linux":
+    raise ImportError(f"shmpool works on Linux only, and this is {sys.platform}")
+if sys.implementation.name != "cpython":
+    raise ImportError(f"shmpool works in CPython only, and this is {sys.implementation.name}")
+if sys.maxsize < 2**32:
+    raise ImportError("shmpool works on 64-bit processors only, and this Python is a 32-bit one")
 if "t" in getattr(sys, "abiflags", "") or not getattr(sys, "_is_gil_enabled", lambda: True)():
     raise ImportError(
         "shmpool does not work in a free-threaded Python (Py_GIL_DISABLED): its C types rely on "

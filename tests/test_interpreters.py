@@ -79,6 +79,32 @@ def test_a_free_threaded_python_is_refused(run: Callable[..., str], fake: str) -
     assert "True\n" == printed
 
 
+@pytest.mark.parametrize(
+    ("fake", "line"),
+    [
+        ("sys.platform = 'darwin'", "shmpool works on Linux only, and this is darwin"),
+        ("sys.implementation.name = 'pypy'", "shmpool works in CPython only, and this is pypy"),
+        (
+            "sys.maxsize = 2**31 - 1",
+            "shmpool works on 64-bit processors only, and this Python is a 32-bit one",
+        ),
+    ],
+)
+def test_other_platforms_are_refused(run: Callable[..., str], fake: str, line: str) -> None:
+    """The import is refused in one line."""
+    printed = run(
+        f"""
+        import sys
+        {fake}
+        try:
+            import shmpool
+        except ImportError as error:
+            print(error)
+        """
+    )
+    assert line + "\n" == printed
+
+
 def test_nothing_is_built_for_a_free_threaded_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """The builder refuses before a compiler runs."""
     monkeypatch.setattr(sysconfig, "get_config_var", lambda name: name == "Py_GIL_DISABLED")

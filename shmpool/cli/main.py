@@ -14,10 +14,11 @@ import click
 from .. import __version__, errors
 from ..names import printable_lines
 
-# Each subcommand is the module of its name. This is the order of the help.
+# Each subcommand is the module of its name, with _ in place of -. This is the order of the help.
 MODULES = (
     "daemon", "ls", "create", "rm", "describe", "stats", "watch", "top", "members", "holders",
     "audit", "recover", "letters", "trim", "prune", "doctor", "bench", "completion",
+    "demo", "config-example", "systemd-unit",
 )  # fmt: skip
 
 
@@ -30,7 +31,7 @@ class Subcommands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in MODULES:
             return None
-        module = importlib.import_module(f"shmpool.cli.{name}")
+        module = importlib.import_module(f"shmpool.cli.{name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

@@ -23,12 +23,12 @@
 
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449 /* the same on all machines */
-#define FUTEX_32 2
-struct futex_waitv {
+#endif
+#define WORD_32 2u /* FUTEX_32, which kernel headers before 5.16 lack, as struct futex_waitv */
+struct waited {
 	uint64_t val, uaddr;
 	uint32_t flags, reserved;
 };
-#endif
 
 struct helper {
 	struct helper *next;
@@ -39,7 +39,7 @@ struct helper {
 	/* For one sleep: */
 	uint32_t kicked;
 	uint32_t words;
-	struct futex_waitv word[1 + PLACES_MAX];
+	struct waited word[1 + PLACES_MAX];
 	struct tend tend;
 	struct shown_list show;
 };
@@ -129,9 +129,9 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 	int64_t until = h->slice_ends;
 	h->words = h->tend.pools = h->tend.topics = 0;
 	h->kicked = load_seq_cst(&h->kicks); /* pairs with kick() */
-	h->word[h->words++] = (struct futex_waitv) { .val = h->kicked,
-						     .uaddr = (uintptr_t)&h->kicks,
-						     .flags = FUTEX_32 | FUTEX_PRIVATE_FLAG };
+	h->word[h->words++] = (struct waited) { .val = h->kicked,
+						.uaddr = (uintptr_t)&h->kicks,
+						.flags = WORD_32 | FUTEX_PRIVATE_FLAG };
 	for (struct place **link = &h->places, *place; (place = *link);) {
 		uint32_t *at;
 		struct qmempool *p = place_begin(place, &at);
@@ -153,10 +153,9 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 		if (place->pass_at_ns && place->pass_at_ns < until)
 			until = place->pass_at_ns;
 		if (place->listed)
-			h->word[h->words++] =
-				(struct futex_waitv) { .val = place->slept,
-						       .uaddr = (uintptr_t)place->word,
-						       .flags = FUTEX_32 };
+			h->word[h->words++] = (struct waited) { .val = place->slept,
+								.uaddr = (uintptr_t)place->word,
+								.flags = WORD_32 };
 		if (!place->wants && !place->listed && !place->ring && !used) {
 			*link = place->next;
 			h->count--;
@@ -182,7 +181,7 @@ static void sleep_until(struct helper *h, int64_t until_ns)
 		syscall(SYS_futex_waitv, h->word, h->words, 0, end, CLOCK_MONOTONIC);
 		return;
 	}
-	const struct futex_waitv *word = &h->word[h->words - 1];
+	const struct waited *word = &h->word[h->words - 1];
 	const int op = FUTEX_WAIT_BITSET | (word->flags & FUTEX_PRIVATE_FLAG);
 	syscall(SYS_futex, (uint32_t *)(uintptr_t)word->uaddr, op, (uint32_t)word->val, end, NULL,
 		FUTEX_BITSET_MATCH_ANY);
