@@ -23,7 +23,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-warm bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -67,6 +67,12 @@ build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
 		$(wildcard tests/native/kill_*.c shmpool/native/*.c)
 
+# Every class has a warm ring: of eight slots, or of 64, which have room for all free buffers.
+build/kill_points_warm_%: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
+	@mkdir -p build
+	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -DGEOMETRY_WARM_SIZE=64 -DGEOMETRY_WARM_BYTES=64*$* \
+		-o $@ $(wildcard tests/native/kill_*.c shmpool/native/*.c)
+
 build/held_up: tests/native/held_up.c tests/native/kill_trace.c $(wildcard tests/native/*.h shmpool/native/*.[ch])
 	@mkdir -p build
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
@@ -83,11 +89,13 @@ steer: build/steer_pool
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-sweep: build/kill_points build/held_up $(VENV)/.dev
+sweep: build/kill_points build/kill_points_warm_8 build/kill_points_warm_64 build/held_up $(VENV)/.dev
 	$(BIN)/python -m tests.errno_sweep
 	build/held_up
 	build/kill_points --jobs $$(nproc) $(ARGS)
 	build/kill_points --classes 2 --jobs $$(nproc) $(ARGS)
+	build/kill_points_warm_8 --jobs $$(nproc) $(ARGS)
+	build/kill_points_warm_64 --jobs $$(nproc) $(ARGS)
 
 # Every instruction of the smallest operations against every one of each other; of all, 20 by 10.
 SMALL := put-1-multi-multi put-1-single-single get-1-multi-multi get-1-single-single \
@@ -170,6 +178,9 @@ bench-topics: $(VENV)/.bench
 
 bench-lanes: $(VENV)/.demo
 	$(BIN)/python -m clients.bench.lanes $(ARGS)
+
+bench-warm: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.warm $(ARGS)
 
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)

@@ -140,7 +140,7 @@ class PoolOptions:
         lib.SHMPOOL_CACHE_SIZE,
         "Free buffers that each thread's local cache holds; 0 for no cache.",
         "buffers", power_of_two=True, or_zero=True, limited_by=("bulk", "capacity"), by_class=True,
-        default="512, or less: a quarter of capacity, 2 MiB of buffers")] = None
+        default="512, or less: a quarter of capacity, 2 MiB of buffers; 0 from 64 KiB on")] = None
     headroom: Annotated[int | None, _pool_option(
         lib.SHMPOOL_HEADROOM,
         "Bytes left free before the data of a new buffer.",

@@ -60,6 +60,7 @@ POOLS: tuple[tuple[int, dict[str, Any]], ...] = (  # how often, and what
     (10, POOL | SIZES),
     (8, POOL | SIZES | {"prealloc": [0, 64, 4], "cache_size": [0, 32, 16], "bulk": 16}),
     (4, POOL | EIGHT | {"queues": 1016}),
+    (4, POOL | {"buffer_size": [64, 65536], "capacity": [64, 32], "prealloc": [64, 16]}),
     (3, POOL | {"buffer_size": [64, 128], "capacity": 65536, "prealloc": [65536, 0]}),
     (3, POOL | {"prealloc": 100, "capacity": 1024, "members": 4095, "queues": 1023}),
     (3, POOL | {"prealloc": 65536, "capacity": 65536, "members": 256}),
@@ -301,7 +302,7 @@ def craft_class(segment: Segment, what: str, chance: random.Random, one: SizeCla
     if what == "stale":  # everything exists, and every free buffer may be out of the free ring
         segment.fill("extent", lambda i: 2**64 - 1, one)
         segment.fill("free ring", lambda i: n << 25 | one.first + i * 0x9E3779B1 % n, one)
-        segment.write(segment.named("shared.bypassed", one), lap)
+        segment.write(segment.named("queue.bypassed", one), lap)
         segment.write(segment.named("queue.queue.cons", one), n)
         segment.write(segment.named("queue.queue.prod", one), lap)
     elif what == "dead":  # all members but one are dead, and had reserved the same positions

@@ -21,6 +21,7 @@ CACHE_LINE = 64
 RING_SLOTS = 1 << 20  # addresses of each queue's ring
 ALL_ONES = 2**64 - 1
 LANED = 5  # number of the queue with lanes
+WARM_SIZE, WARM_BYTES = 64 << 10, 8 << 20  # as in geometry.h
 
 
 def _without_comments(text: str) -> str:
@@ -69,6 +70,13 @@ def layout() -> Any:
 def _number(text: str, names: str, values: dict[str, int]) -> int:
     text = re.sub(rf"\b({names})\b", lambda found: str(values[found[1]]), text)
     return sum(int(part) for part in text.split("+"))
+
+
+def warm_slots(buffer_size: int) -> int:
+    """Returns how many slots a class's warm ring has, as geometry_warm() does."""
+    if buffer_size < WARM_SIZE:
+        return 0
+    return max(2, 1 << (WARM_BYTES // buffer_size).bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -130,11 +138,12 @@ class SizeClass:
     caches: list[Row]
     extents: Row
     free_ring: Row
+    warm_ring: Row  # of a class of small buffers without slots
     buffers: list[Row]
 
     @property
     def rows(self) -> list[Row]:
-        return [*self.members, *self.buffers, self.extents, self.free_ring]
+        return [*self.members, *self.buffers, self.extents, self.free_ring, self.warm_ring]
 
 
 class Segment:
@@ -154,8 +163,9 @@ class Segment:
         self.caches = [row for one in self.classes for row in one.caches]
         self.buffers = [row for one in self.classes for row in one.buffers]
         named, queue = word["max_queues"], layout().sizeof("struct queue_slot")
+        slots = named + len(self.classes) + sum(bool(one.warm_ring.count) for one in self.classes)
         self.queues = [
-            Row(f"queue.{n}", word["queues_offset"] + o, queue, named + len(self.classes), w)
+            Row(f"queue.{n}", word["queues_offset"] + o, queue, slots, w)
             for n, o, w in _fields("queue_slot")
         ]
         self.rings = [
@@ -194,6 +204,7 @@ class Segment:
             capacity, each = of["capacity"], of["extent_buffers"]
             extents = -(-(capacity - of["prealloc"]) // each)
             headers = word["headers_offset"] + first * buffer
+            warm_at, warm = _rounded(ring_at + 8 * capacity, 64), warm_slots(of["buffer_size"])
             yield SizeClass(
                 first,
                 capacity,
@@ -212,6 +223,7 @@ class Segment:
                 ],
                 Row("extent", extents_at, 8, extents, 8),
                 Row("free ring", ring_at, 8, capacity, 8),
+                Row("warm ring", warm_at, 8, warm, 8),
                 [
                     Row(f"buffer.{n}", headers + o, buffer, capacity, w)
                     for n, o, w in _fields("buffer")
@@ -219,7 +231,7 @@ class Segment:
             )
             block = _rounded(block + member + 8 * of["cache_size"], 64)
             extents_at += 8 * extents
-            ring_at = _rounded(ring_at + 8 * capacity, mmap.PAGESIZE)
+            ring_at = _rounded(warm_at + 8 * warm, mmap.PAGESIZE)
             first += capacity
 
     def _read(self, offset: int, width: int) -> int:
@@ -242,6 +254,7 @@ class Segment:
             lambda: chance.choice([r for r in self.queues if r.width > 1]),
             lambda: chance.choice(self.classes).extents,
             lambda: chance.choice(self.classes).free_ring,
+            lambda: chance.choice(self.classes).warm_ring,
             lambda: chance.choice(self.rings),
             lambda: chance.choice(self.lanes),
             lambda: chance.choice(self.buffers),

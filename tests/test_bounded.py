@@ -156,7 +156,7 @@ def test_reading_allocates_no_memory(make_pool: MakePool, craft: Craft) -> None:
     pool = make_pool(buffer_size=64, capacity=1 << 20, bulk=16, refill_multiplier=1)
     segment = craft(pool)
     fill(segment, segment.classes[0].extents, 2**64 - 1)
-    segment.write(segment.named("shared.bypassed"), 2 << 20)
+    segment.write(segment.named("queue.bypassed"), 2 << 20)
     segment.write(segment.named("queue.queue.prod"), 2 << 20)
     before = reserved(pool)
     with View(pool.name) as view:
@@ -179,7 +179,7 @@ def test_a_hole_in_the_free_ring(make_pool: MakePool, craft: Craft) -> None:
     hole = (ctypes.c_long(ring.offset), ctypes.c_long(8 * ring.count))
     keep_size_and_punch = 3
     assert 0 == ctypes.CDLL(None).fallocate(segment.fd, keep_size_and_punch, *hole)
-    segment.write(segment.named("shared.bypassed"), 2 << 22)
+    segment.write(segment.named("queue.bypassed"), 2 << 22)
     segment.write(segment.named("queue.queue.prod"), 2 << 22)
     before = reserved(pool)
     with View(pool.name) as view:
@@ -199,7 +199,7 @@ def test_many_stale_slots(make_pool: MakePool, craft: Craft) -> None:
     owner = row(segment.buffers, "buffer.owner")
     for i in range(0, capacity, 2):  # half of the buffers are allocated, and their slots are stale
         segment.write(owner.word(i), 1)
-    segment.write(segment.named("shared.bypassed"), 2 * capacity)
+    segment.write(segment.named("queue.bypassed"), 2 * capacity)
     stats = pool.stats()
     assert stats.estimated
     assert stats.capacity == stats.free + stats.held

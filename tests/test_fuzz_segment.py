@@ -35,23 +35,26 @@ def test_every_word_has_its_place(make_pool: MakePool) -> None:
 
 def test_every_word_of_each_size_class(make_pool: MakePool) -> None:
     """The words of a size class are where the core reads those of that class."""
-    sizes, capacity = [64, 256, 4096], [64, 32, 16]
+    sizes, capacity, prealloc = [64, 256, 4096, 1 << 20], [64, 32, 16, 8], [64, 16, 0, 0]
+    cache_size = [0, 16, 16, 0]
     pool = make_pool(
-        buffer_size=sizes, capacity=capacity, prealloc=[64, 16, 0], cache_size=[0, 16, 16], bulk=16
+        buffer_size=sizes, capacity=capacity, prealloc=prealloc, cache_size=cache_size, bulk=16
     )
     held = [pool.alloc(size=size) for size in sizes for _ in range(3)]
-    for buf, length in zip(held, range(1, 10), strict=True):
+    for buf, length in zip(held, range(1, 13), strict=True):
         buf.length = length
     pool.trim(0)
     segment = Segment(f"/dev/shm/shmpool.{pool.name}")
     try:
-        assert [(0, 64), (64, 32), (96, 16)] == [(c.first, c.capacity) for c in segment.classes]
+        assert [(0, 64), (64, 32), (96, 16), (112, 8)] == [
+            (c.first, c.capacity) for c in segment.classes
+        ]
         for one, stats in zip(segment.classes, pool.stats().sizes, strict=True):
             (length,) = [row for row in one.buffers if row.name == "buffer.length"]
             at = 3 * segment.classes.index(one) + 1
             assert [at, at + 1, at + 2] == sorted(filter(None, read_all(segment, length)))
             present = read_all(segment, one.extents).count(2**64 - 1)
-            grown = stats.created - (64, 16, 0)[segment.classes.index(one)]
+            grown = stats.created - prealloc[segment.classes.index(one)]
             assert bool(present) == bool(grown)
             positions = [segment.named(f"queue.queue.{end}", one) for end in ("prod", "cons")]
             prod, cons = map(segment.read, positions)

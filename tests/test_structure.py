@@ -39,6 +39,7 @@ C_ORDER = [
     "bytes.h",
     "bypass.h",
     "transfer.h",
+    "warm.h",
     "free_ring.h",
     "cache.h",
     "member.h",

@@ -74,10 +74,8 @@ static bool over(struct walk *w, uint32_t words)
 static const struct alf_ring *ring_of(const struct walk *w, uint32_t queue)
 {
 	struct qmempool *p = (struct qmempool *)w->p;
-	const uint32_t class = segment_free_ring(&p->segment, queue);
-	if (class == CLASSES_MAX)
-		return queue_ring(p, queue);
-	return class < segment_classes(&p->segment) ? &pool_class(p, class)->free : NULL;
+	const struct alf_ring *free = pool_free_ring(p, queue);
+	return free ? free : queue_ring(p, queue);
 }
 
 static bool exists(const struct walk *w, uint64_t index)

@@ -39,10 +39,9 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_he
  * (bypass.c). */
 static inline bool audit_stale(const struct qmempool *p, const struct alf_ring *r, alf_position at)
 {
-	const uint32_t class = segment_free_ring(&p->segment, r->id);
-	if (class >= segment_classes(&p->segment))
+	if (segment_free_ring(&p->segment, r->id) == CLASSES_MAX)
 		return false;
-	alf_position limit = load_relaxed(&segment_shared(&p->segment)[class].bypassed);
+	alf_position limit = load_relaxed(pool_bypassed(r));
 	return limit && (alf_distance)(at - limit) < 0;
 }
 

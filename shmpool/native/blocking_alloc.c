@@ -32,10 +32,11 @@ static int64_t earlier(int64_t one, int64_t other)
 	return one < other ? one : other;
 }
 
-/* Buffers that have ever been taken from the free ring. */
+/* Buffers that have ever been taken from the free ring and the warm ring. */
 static alf_position taken(const struct qmempool *p)
 {
-	return load_relaxed(&p->free.q->cons);
+	const alf_position cold = load_relaxed(&p->free.q->cons);
+	return (alf_position)(cold + (p->warm.q ? load_relaxed(&p->warm.q->cons) : 0));
 }
 
 /* Allocates from the class that serves, or a larger one, also if the first cannot grow. Inspects up
@@ -172,15 +173,15 @@ static int sleep_until_free(struct blocking *b)
 	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
 	cache_request_flush(p);
-	/* [WAIT] The number of buffers in the free ring with which there would be enough, n at
-	 * most: members that free read no more than that ring's count. The two numbers are not of
+	/* [WAIT] The number of buffers in the free rings with which there would be enough, n at
+	 * most: members that free read no more than the counts of these. The two numbers are not of
 	 * one moment: without the limit a claim between them asks for more than are needed. */
-	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, b->n);
+	uint64_t queued = pool_free_count(p), counted = qmempool_count(p, b->n);
 	uint64_t want = queued + b->n - counted + (counted == b->n);
 	wait_want(&s->free_want, want < b->n ? (uint32_t)want : b->n);
-	load_seq_cst(&p->free.q->prod); /* [WAIT] */
+	pool_free_seen(p); /* [WAIT] */
 	if (qmempool_count(p, b->n) < b->n) {
-		wait_wake_ones(&s->free_wait, &s->free_many, alf_count(&p->free));
+		wait_wake_ones(&s->free_wait, &s->free_many, (uint32_t)pool_free_count(p));
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = wait_sleep(&s->free_many, many, b->most_ns, b->deadline_ns);
 	}

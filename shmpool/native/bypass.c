@@ -11,31 +11,60 @@
 #define STALE_TRIES 64u   /* claims of only stale slots before the ring counts as empty */
 #define BYPASS_REST_NS 2000000ll
 
-/* Announces that slots before limit may be stale. False if it lost ANNOUNCE_TRIES times. */
-static bool announce_stale(const struct qmempool *p, alf_position limit)
+/* Announces that slots of the ring before limit may be stale. False if it lost ANNOUNCE_TRIES
+ * times. */
+static bool announce_stale(const struct alf_ring *r, alf_position limit)
 {
-	alf_position said = load_seq_cst(&pool_shared(p)->bypassed); /* [BYPASS] */
+	alf_position said = load_seq_cst(pool_bypassed(r)); /* [BYPASS] */
 	limit += limit == 0; /* 0 means never; one slot more does no harm */
 	for (int i = 0; i < ANNOUNCE_TRIES; i++)
 		if ((said && (alf_distance)(limit - said) <= 0) ||
-		    cas_seq_cst(&pool_shared(p)->bypassed, &said, limit)) /* [BYPASS] */
+		    cas_seq_cst(pool_bypassed(r), &said, limit)) /* [BYPASS] */
 			return true;
 	return false;
+}
+
+/* The part of a ring from which buffers are taken. */
+struct window {
+	const struct alf_ring *r; /* NULL: none */
+	alf_position begin, end;
+};
+
+/* Announces that all slots of the ring up to now may be stale. False if that fails. */
+static bool open_window(struct window *w, const struct alf_ring *r)
+{
+	w->r = r;
+	w->end = load_acquire(&r->q->prod); /* [PROD] */
+	if (!announce_stale(r, w->end))
+		return false;
+	w->begin = load_seq_cst(&r->q->cons); /* [BYPASS] [CONS] after that */
+	return true;
+}
+
+/* True if the owner word of a buffer is TRANSIT to a published position in the window. */
+static bool in_window(const struct window *w, uint64_t owner, uint32_t index)
+{
+	const alf_position low = (alf_position)owner_position(owner);
+	return w->r && owner_queue(owner) == w->r->id && owner_behind(owner, w->begin) >= 0 &&
+	       owner_behind(owner, w->end) < 0 &&
+	       (alf_word(w->r, low) ^ alf_tag(w->r, low)) == index;
 }
 
 uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 		     uint32_t most)
 {
-	alf_position end = load_acquire(&p->free.q->prod); /* [PROD] */
-	const uint32_t first = p->segment.first, n = p->capacity - first, slot = p->free.id;
+	const uint32_t first = p->segment.first, n = p->capacity - first;
 	uint32_t got = 0, at = first + (load_relaxed(&p->bypass_at) - first) % n;
-	uint64_t sum = end + load_relaxed(&segment_shared(&p->segment)->abandoned);
+	struct window cold, warm = { 0 };
+	uint64_t sum = load_acquire(&p->free.q->prod) + /* [PROD] */
+		       load_relaxed(&segment_shared(&p->segment)->abandoned);
+	if (p->warm.q)
+		sum += load_acquire(&p->warm.q->prod); /* [PROD] */
 	if (most < n && load_relaxed(&p->bypass_sum) == sum &&
 	    wait_coarse() < load_relaxed(&p->bypass_rest_ns))
 		return 0;
-	if (!announce_stale(p, end))
+	if (!open_window(&cold, &p->free) || (p->warm.q && !open_window(&warm, &p->warm)))
 		return 0;
-	alf_position begin = load_seq_cst(&p->free.q->cons); /* [BYPASS] [CONS] after that */
 	for (uint32_t looks = 0; looks < most && looks < n && got < max; looks++) {
 		uint32_t index = at;
 		struct buffer *b = pool_buffer(p, index);
@@ -43,15 +72,12 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 		if (!segment_exists(&p->segment, index))
 			continue;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-		alf_position low = (alf_position)owner_position(owner);
-		bool free = owner & OWNER_TRANSIT ?
-				    owner_queue(owner) == slot && owner_behind(owner, begin) >= 0 &&
-					    owner_behind(owner, end) < 0 &&
-					    (alf_word(&p->free, low) ^ alf_tag(&p->free, low)) ==
-						    index :
-				    owner & OWNER_ABANDONED && !owner_queue(owner) &&
-					    (!load_relaxed(&b->queue) ||
-					     load_relaxed(&b->got) != buffer_generation(b));
+		bool free =
+			owner & OWNER_TRANSIT ?
+				in_window(&cold, owner, index) || in_window(&warm, owner, index) :
+				owner & OWNER_ABANDONED && !owner_queue(owner) &&
+					(!load_relaxed(&b->queue) ||
+					 load_relaxed(&b->got) != buffer_generation(b));
 		if (!free || !cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */
 			continue;
 		handle[got] = handle_of(index, buffer_generation(b));
@@ -69,35 +95,36 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 }
 
 /* Makes the buffer of a claimed slot m's. False if the slot is stale. */
-static bool take_claimed(const struct qmempool *p, struct member *m, uint64_t op, uint32_t index)
+static bool take_claimed(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+			 uint64_t op, uint32_t index)
 {
 	if (index >= p->capacity)
 		return false; /* the ring is corrupted */
 	struct buffer *b = pool_buffer(p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 	/* The buffer may be in the ring again at a later position. */
-	return owner & OWNER_TRANSIT && owner_queue(owner) == p->free.id &&
-	       alf_op_covers(op, ALF_OP_DEQUEUE, p->free.id, (alf_position)owner_position(owner)) &&
+	return owner & OWNER_TRANSIT && owner_queue(owner) == r->id &&
+	       alf_op_covers(op, ALF_OP_DEQUEUE, r->id, (alf_position)owner_position(owner)) &&
 	       cas_seq_cst(&b->owner, &owner, m->tag); /* [OWNER] */
 }
 
-uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, uint64_t *handle,
-			    uint32_t claimed, uint32_t n)
+uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+			    uint64_t *handle, uint32_t claimed, uint32_t n)
 {
 	uint32_t good = 0;
 	for (uint32_t tries = STALE_TRIES; claimed;) {
 		uint64_t op = load_relaxed(&m->op);
-		alf_position cons = load_relaxed(&p->free.q->cons);
+		alf_position cons = load_relaxed(&r->q->cons);
 		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));
-		alf_position limit = load_relaxed(&pool_shared(p)->bypassed);
+		alf_position limit = load_relaxed(pool_bypassed(r));
 		if ((alf_distance)(first - limit) >= 0)
 			return claimed;
 		for (uint32_t i = 0; i < claimed; i++)
-			if (take_claimed(p, m, op, handle_index(handle[i])))
+			if (take_claimed(p, m, r, op, handle_index(handle[i])))
 				handle[good++] = handle[i];
 		if (good || !--tries)
 			break; /* never between a claim and the check of its slots */
-		claimed = alf_claim(&p->free, &m->op, handle, n, ALF_MULTI);
+		claimed = alf_claim(r, &m->op, handle, n, ALF_MULTI);
 	}
 	return good;
 }

@@ -34,7 +34,7 @@
 static inline bool bypass_needed(const struct qmempool *p)
 {
 	const struct pool_shared *s = segment_shared(&p->segment);
-	return !alf_empty(&p->free) || load_relaxed(&s->abandoned) != load_relaxed(&s->swept);
+	return pool_free_count(p) || load_relaxed(&s->abandoned) != load_relaxed(&s->swept);
 }
 
 /* Takes up to max free buffers for m that lie behind a suspended member in the free ring or were
@@ -42,9 +42,9 @@ static inline bool bypass_needed(const struct qmempool *p)
 uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 		     uint32_t most);
 
-/* Makes those of the buffers just claimed from the free ring m's whose slots are not stale. Claims
- * up to n more while there are none. Returns how many. */
-uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, uint64_t *handle,
-			    uint32_t claimed, uint32_t n);
+/* Makes those of the buffers just claimed from r, a ring of free buffers, m's whose slots are not
+ * stale. Claims up to n more while there are none. Returns how many. */
+uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+			    uint64_t *handle, uint32_t claimed, uint32_t n);
 
 #endif

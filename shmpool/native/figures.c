@@ -16,13 +16,12 @@
 
 #define STALE_SAMPLES 16384 /* slots that count_stale() reads: below 2 ms */
 
-/* Counts the stale slots of the free ring: their buffers were taken from behind a suspended member.
- * If there are many slots, reads some at equal distances and sets *estimated. */
-static uint64_t count_stale(const struct qmempool *p, uint64_t *estimated)
+/* Counts the stale slots of a ring of free buffers: their buffers were taken from behind a
+ * suspended member. If there are many slots, reads some at equal distances and sets *estimated. */
+static uint64_t count_stale(const struct qmempool *p, const struct alf_ring *r, uint64_t *estimated)
 {
-	const struct alf_ring *r = &p->free;
 	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
-	alf_distance ahead = (alf_distance)(load_relaxed(&pool_shared(p)->bypassed) - cons);
+	alf_distance ahead = (alf_distance)(load_relaxed(pool_bypassed(r)) - cons);
 	if (ahead <= 0 || !audit_stale(p, r, cons))
 		return 0;
 	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;
@@ -42,13 +41,21 @@ static uint64_t count_stale(const struct qmempool *p, uint64_t *estimated)
 	return found * n / samples;
 }
 
-/* Counts the buffers of a class that exist, and those in its free ring. */
+/* Counts the buffers in a ring of free buffers. */
+static uint64_t count_free(const struct qmempool *p, const struct alf_ring *r, uint64_t *estimated)
+{
+	uint64_t in_ring = alf_count(r), stale = count_stale(p, r, estimated);
+	return in_ring > stale ? in_ring - stale : 0;
+}
+
+/* Counts the buffers of a class that exist, and those in its free ring and its warm ring. */
 static void count_class(struct qmempool *p, struct shmpool_class_stats *of,
 			struct shmpool_stats *out)
 {
-	uint64_t in_ring = alf_count(&p->free), stale = count_stale(p, &out->estimated);
 	of->created = slab_created(&p->segment);
-	of->free = in_ring > stale ? in_ring - stale : 0;
+	of->free = count_free(p, &p->free, &out->estimated);
+	if (p->warm.q)
+		of->free += count_free(p, &p->warm, &out->estimated);
 	out->created += of->created;
 	out->free += of->free;
 }

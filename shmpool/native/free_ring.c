@@ -7,7 +7,6 @@
 #include <sched.h>
 #include <string.h>
 
-#include "transfer.h"
 #include "wait.h"
 
 #define PUT_TRIES 16
@@ -18,7 +17,7 @@ __attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32
 	struct pool_shared *s = pool_shared(p);
 	wait_wake_ones(&s->free_wait, &s->free_many, n);
 	if (load_seq_cst(&s->free_want)) /* [WAIT] */
-		wait_wake_wanted(&s->free_many, &s->free_want, alf_count(&p->free));
+		wait_wake_wanted(&s->free_many, &s->free_want, pool_free_seen(p));
 }
 
 /* The free ring has a slot for every buffer, so only tombstones can make it full. Moves buffers
@@ -46,16 +45,17 @@ put_full(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t 
 }
 
 static void put_bulk(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
-		     uint64_t *rounds)
+		     uint64_t *rounds, bool cold)
 {
-	if (unlikely(transfer_in(p, m, &p->free, handle, n, ALF_MULTI)))
-		put_full(p, m, handle, n, rounds);
+	const uint32_t warm = unlikely(warm_has(p)) && !cold ? warm_put(p, m, handle, n) : 0;
+	if (likely(n > warm) && unlikely(transfer_in(p, m, &p->free, handle, n - warm, ALF_MULTI)))
+		put_full(p, m, handle, n - warm, rounds);
 	if (unlikely(wait_anybody(&pool_shared(p)->free_wait))) /* [WAIT] after prod moved */
 		wake_free(p, n);
 }
 
-void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
-			  uint64_t *rounds)
+static ALWAYS_INLINE void put(struct qmempool *p, struct member *m, const uint64_t *handle,
+			      uint32_t n, uint64_t *rounds, bool cold)
 {
 	const uint32_t capacity = p->capacity;
 	uint32_t k = 0;
@@ -65,7 +65,7 @@ void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *
 			break;
 	if (likely(k == n && n <= BULK_MAX)) {
 		if (n)
-			put_bulk(p, m, handle, n, rounds);
+			put_bulk(p, m, handle, n, rounds, cold);
 		return;
 	}
 	for (uint32_t i = 0; i < n; i += BULK_MAX) {
@@ -74,14 +74,26 @@ void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *
 		memcpy(good, handle + i, k * sizeof(*good));
 		k = pool_filter(p, good, k);
 		if (k)
-			put_bulk(p, m, good, k, rounds);
+			put_bulk(p, m, good, k, rounds, cold);
 	}
+}
+
+void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			  uint64_t *rounds)
+{
+	put(p, m, handle, n, rounds, false);
 }
 
 void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	uint64_t rounds = FREE_RING_ROUNDS;
-	free_ring_put_rounds(p, m, handle, n, &rounds);
+	put(p, m, handle, n, &rounds, false);
+}
+
+void free_ring_put_cold(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	uint64_t rounds = FREE_RING_ROUNDS;
+	put(p, m, handle, n, &rounds, true);
 }
 
 void free_ring_wake(struct qmempool *p)

@@ -14,9 +14,24 @@
 #ifndef SHMPOOL_FREE_RING_H
 #define SHMPOOL_FREE_RING_H
 
-#include "pool.h"
+#include "transfer.h"
+#include "warm.h"
 
-/* Puts n buffers of m into the free ring, and wakes members that wait for them. Leaves out handles
+/* Takes 1 to n free buffers for m from the warm ring or the free ring. Returns as
+ * transfer_free(). */
+static ALWAYS_INLINE int free_ring_take(struct qmempool *p, struct member *m, uint64_t *handle,
+					uint32_t n)
+{
+	if (unlikely(warm_has(p))) {
+		int got = warm_take(p, m, handle, n);
+		if (got)
+			return got;
+	}
+	return transfer_free(p, m, handle, n);
+}
+
+/* Puts n buffers of m into the warm ring, if the class has one with room, and the others into the
+ * free ring, and wakes members that wait for them. Leaves out handles
  * that name no buffer (a corrupted cache). If the ring is full of tombstones, moves up to
  * FREE_RING_ROUNDS bulks from its head to its end, and abandons what still finds no slot. */
 void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
@@ -25,6 +40,9 @@ void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle,
 #define FREE_RING_ROUNDS 8u
 void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
 			  uint64_t *rounds);
+
+/* Puts n buffers of m into the free ring only: they are not needed soon. */
+void free_ring_put_cold(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* Wakes all members that wait for buffers: there may be more buffers than were put. */
 void free_ring_wake(struct qmempool *p);

@@ -50,12 +50,25 @@ struct shmpool_range geometry_range(enum shmpool_option option)
 	return ranges[option < SHMPOOL_OPTIONS ? option : 0];
 }
 
+uint32_t geometry_warm(const struct shmpool_geometry *of)
+{
+	uint32_t room = ALF_CAPACITY_MIN;
+	if (of->buffer_size < GEOMETRY_WARM_SIZE)
+		return 0;
+	while (2 * room * of->buffer_size <= GEOMETRY_WARM_BYTES)
+		room *= 2;
+	return room;
+}
+
 /* Returns the largest cache size that leaves three quarters of the buffers to other members, and
  * whose buffers fit into a core's own data cache; beyond that, a free buffer is cold before it is
- * used again. Returns 0 if that is less than a bulk. */
+ * used again. Returns 0 if that is less than a bulk, and for a class with a warm ring: what is in
+ * the caches of those that free is cold before those that allocate get it. */
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
 	int64_t size = CACHE_SIZE_DEFAULT;
+	if (geometry_warm(g))
+		return 0;
 	while (size > g->capacity / 4 || size * g->buffer_size > CACHE_BYTES_DEFAULT)
 		size /= 2;
 	return size < g->bulk ? 0 : size;
@@ -153,6 +166,7 @@ int geometry_check(struct shmpool_geometry *g, struct shmpool_refusal *why)
 	if (g->classes < 1 || g->classes > CLASSES_MAX)
 		return refuse_classes(why, g->classes, 1, CLASSES_MAX);
 	uint64_t total = 0;
+	uint32_t warm = 0;
 	for (uint32_t i = 0; i < g->classes; i++) {
 		struct shmpool_geometry of = geometry_of(g, i);
 		int error = check_options(&of, why);
@@ -162,8 +176,10 @@ int geometry_check(struct shmpool_geometry *g, struct shmpool_refusal *why)
 		if (!error && of.buffer_size <= smaller)
 			error = refuse_option(why, SHMPOOL_BUFFER_SIZE, smaller + 1,
 					      BUFFER_SIZE_MAX);
-		if (!error && i && of.queues + of.classes - 1 > QUEUES_MAX)
-			error = refuse_option(why, SHMPOOL_QUEUES, 1, QUEUES_MAX - of.classes + 1);
+		/* An op record has no number for more. */
+		warm += geometry_warm(&of) != 0;
+		if (!error && of.queues + i + warm > QUEUES_MAX)
+			error = refuse_option(why, SHMPOOL_QUEUES, 1, QUEUES_MAX - i - warm);
 		if (i)
 			g->more[i - 1] = (struct shmpool_class) { of.buffer_size,
 								  of.capacity,

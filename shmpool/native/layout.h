@@ -7,7 +7,8 @@
  *     members    max_members x member_stride    a block for each class: struct member, local cache
  *     queues     queue slots                    name, state and positions of each ring
  *     extents    one word each, by class        which parts of the slabs exist
- *     free rings one for each class             the rings of free buffers
+ *     free rings one for each class             the rings of free buffers; of a class of large
+ *                                               buffers its warm ring too
  *     rings      max_queues x 2^20 slots        the slots of the named queues; of a topic, also its
  *                                               subscribers and their shelves, behind them; of a
  *                                               queue with lanes, a table of these
@@ -18,7 +19,7 @@
  * and local caches. All buffers are numbered through: class 0 has the indices from 0 on, class 1
  * those after them. So queues, headers, handles and owner words are the same for all classes. Queue
  * slot 0 is the free ring of class 0, the slots from 1 to max_queues are the named queues, and slot
- * max_queues + k is the free ring of class k.
+ * max_queues + k is the free ring of class k. The last slots are the warm rings (warm.h).
  *
  * The file is sparse. Memory is reserved up to the end of the free rings at creation, for a queue's
  * ring when the queue is created or as it fills (ALF_ON_DEMAND), and for headers and data when a
@@ -36,7 +37,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 9u
+#define LAYOUT_VERSION 10u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */
@@ -171,8 +172,7 @@ struct pool_shared {
 	uint64_t tokens;    /* number of the newest token: token.h */
 	uint64_t abandoned; /* buffers ever abandoned: OWNER_ABANDONED; only grows */
 	uint64_t trims;     /* extents ever removed */
-	/* Free-ring slots before this position may be stale: bypass.c. 0 for none. */
-	alf_shared_position bypassed;
+	uint64_t pad;
 	uint64_t swept;     /* abandoned buffers that sweeps have placed; only grows */
 	uint32_t free_many; /* members that wait for many buffers sleep on this word instead */
 	uint32_t free_want; /* the smallest number that one of them waits for: wait_want() */
@@ -201,7 +201,11 @@ struct queue_slot {
 	uint64_t refused;          /* buffers and payloads refused: no room, or no free buffer */
 	uint64_t dropped;          /* buffers freed because the consumer that had got them died */
 	uint32_t settled_wait;     /* members asleep until nothing is unfinished: unfinished.h */
-	uint8_t pad1[20];
+	uint32_t pad1;
+	/* Of a ring of free buffers: slots before this position may be stale (bypass.c). 0 for
+	 * none. */
+	alf_shared_position bypassed;
+	uint64_t pad2;
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");

@@ -27,6 +27,11 @@ static void bind(struct qmempool *p, const struct segment *view)
 	alf_bind(&p->free, &segment_queue(view, slot)->queue,
 		 (uint64_t *)(view->base + view->free_ring_offset), (uint32_t)g->capacity,
 		 (uint32_t)g->capacity, slot, 0);
+	const struct segment_part *part = &view->part[view->class];
+	if (part->warm)
+		alf_bind(&p->warm, &segment_queue(view, part->warm_slot)->queue,
+			 (uint64_t *)(view->base + part->warm_ring_offset), part->warm, part->warm,
+			 part->warm_slot, 0);
 }
 
 int pool_bind(struct qmempool *p, const struct segment *s)

@@ -22,6 +22,7 @@ struct qmempool {
 	uint64_t cache_mask; /* cache_size - 1; 0 without a cache */
 	uint64_t absent;     /* slab_grow()'s hint */
 	struct alf_ring free;
+	struct alf_ring warm; /* its q is NULL if the class has none: warm.h */
 	struct segment segment;
 	struct pool_shared *shared; /* the words of the class */
 	struct qmempool *more;      /* the other classes */
@@ -56,6 +57,39 @@ static inline struct pool_shared *pool_shared(const struct qmempool *p)
 static inline struct qmempool *pool_class(struct qmempool *p, uint32_t class)
 {
 	return class ? &p->more[class - 1] : p;
+}
+
+/* Returns the ring of free buffers that has this queue slot, NULL if none has. */
+static inline const struct alf_ring *pool_free_ring(struct qmempool *p, uint32_t slot)
+{
+	const uint32_t class = segment_free_ring(&p->segment, slot);
+	if (class == CLASSES_MAX)
+		return NULL;
+	const struct qmempool *of = pool_class(p, class);
+	return of->free.id == slot ? &of->free : &of->warm;
+}
+
+/* Returns a ring's word of stale slots: bypass.h. */
+static ALWAYS_INLINE alf_shared_position *pool_bypassed(const struct alf_ring *r)
+{
+	return &((struct queue_slot *)((char *)r->q - offsetof(struct queue_slot, queue)))
+			->bypassed;
+}
+
+/* Returns how many buffers are in the rings of free buffers of the class. */
+static inline uint64_t pool_free_count(const struct qmempool *p)
+{
+	return alf_count(&p->free) + (uint64_t)(p->warm.q ? alf_count(&p->warm) : 0);
+}
+
+/* The same after both rings were read with seq_cst, for members that sleep and those that wake
+ * them: of two members that put into different rings, one counts what both have put. */
+static inline uint64_t pool_free_seen(const struct qmempool *p)
+{
+	load_seq_cst(&p->free.q->prod); /* [WAIT] */
+	if (p->warm.q)
+		load_seq_cst(&p->warm.q->prod); /* [WAIT] */
+	return pool_free_count(p);
 }
 
 /* Returns the class that has buffer index, which is below p->total. */

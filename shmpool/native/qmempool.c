@@ -9,7 +9,6 @@
 #include "bypass.h"
 #include "chain.h"
 #include "member.h"
-#include "transfer.h"
 
 #define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
 _Static_assert(CLAIM_MAX <= ALF_BULK_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
@@ -44,7 +43,7 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 {
 	if (max > CLAIM_MAX)
 		max = CLAIM_MAX;
-	int got = transfer_free(p, m, handle, max);
+	int got = free_ring_take(p, m, handle, max);
 	if (got)
 		return got;
 	int grown = grow(p, m, handle, max);
@@ -52,7 +51,7 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 		return grown;
 	got = (int)cache_steal(p, m, handle, max);
 	if (!got)
-		got = transfer_free(p, m, handle, max); /* freed since the first try */
+		got = free_ring_take(p, m, handle, max); /* freed since the first try */
 	return got ? got : grown;
 }
 
@@ -121,7 +120,7 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 	uint64_t more[BULK_MAX];
 	*handle = 0;
 	if (!cache_flush_if_asked(p, m) || !cache_take(p, m, handle, 1)) {
-		int got = transfer_free(p, m, more, p->cache_size ? p->bulk : 1);
+		int got = free_ring_take(p, m, more, p->cache_size ? p->bulk : 1);
 		if (got <= 0)
 			return got ? got : -EAGAIN;
 		count_up(&m->counters[COUNT_REFILL], 1);
@@ -324,7 +323,7 @@ void qmempool_end(struct qmempool *p, struct member *m)
 uint64_t qmempool_count(struct qmempool *p, uint64_t most)
 {
 	const struct pool_shared *s = segment_shared(&p->segment);
-	uint64_t n = alf_count(&p->free) + load_relaxed(&s->abandoned) - load_relaxed(&s->swept);
+	uint64_t n = pool_free_count(p) + load_relaxed(&s->abandoned) - load_relaxed(&s->swept);
 	if (n >= most)
 		return most;
 	for (uint32_t i = 0; i < p->segment.members && n < most; i++)

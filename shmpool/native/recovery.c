@@ -68,11 +68,10 @@ void recovery_read_ops(struct recovery *r)
 
 const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
 {
-	const uint32_t class = segment_free_ring(&r->p->segment, queue);
-	if (class < CLASSES_MAX)
-		return class < segment_classes(&r->p->segment) ? &pool_class(r->p, class)->free :
-								 NULL;
-	const struct alf_ring *ring = queue_ring(r->p, queue);
+	const struct alf_ring *ring = pool_free_ring(r->p, queue);
+	if (ring)
+		return ring;
+	ring = queue_ring(r->p, queue);
 	if (!ring && queue_exists(r->p, queue)) {
 		ring = queue_ring(r->p, queue); /* created since the first try */
 		r->no_memory |= !ring;

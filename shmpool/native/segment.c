@@ -44,8 +44,13 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 				  of.extent_buffers;
 	}
 	s->queues_offset = s->members_offset + s->members * s->member_stride;
-	uint64_t at =
-		s->queues_offset + (uint64_t)(g->queues + g->classes) * sizeof(struct queue_slot);
+	s->rings = (uint32_t)(g->queues + g->classes);
+	for (uint32_t i = 0; i < classes; i++) {
+		const struct shmpool_geometry of = geometry_of(g, i);
+		part[i].warm = geometry_warm(&of);
+		part[i].warm_slot = part[i].warm ? s->rings++ : 0;
+	}
+	uint64_t at = s->queues_offset + (uint64_t)s->rings * sizeof(struct queue_slot);
 	for (uint32_t i = 0; i < classes; i++) {
 		part[i].extents_offset = at;
 		at += part[i].extents * 8;
@@ -53,6 +58,8 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 	for (uint32_t i = 0; i < classes; i++) {
 		part[i].free_ring_offset = round_up(at, SEGMENT_PAGE);
 		at = part[i].free_ring_offset + (uint64_t)geometry_of(g, i).capacity * 8;
+		part[i].warm_ring_offset = round_up(at, CACHE_LINE);
+		at = part[i].warm_ring_offset + part[i].warm * 8ull;
 	}
 	s->rings_offset = round_up(at, SEGMENT_PAGE);
 	/* Extents of 4 MiB have whole huge pages, if the data begins at one. */
@@ -134,6 +141,7 @@ uint64_t segment_layout_hash(void)
 		offsetof(struct segment_header, members_offset),
 		offsetof(struct member, counters),
 		offsetof(struct queue_slot, queue),
+		offsetof(struct queue_slot, bypassed),
 		TAG_NUMBER_BITS,
 		offsetof(struct member, cleared),
 		offsetof(struct buffer, timestamp),

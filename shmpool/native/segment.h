@@ -23,8 +23,11 @@ struct segment_part {
 	uint64_t block; /* bytes from a member's first block to the one of this class */
 	uint64_t extents_offset, extents;
 	uint64_t free_ring_offset;
+	uint64_t warm_ring_offset;
 	uint64_t data_offset;
-	uint32_t first; /* index of its first buffer */
+	uint32_t first;     /* index of its first buffer */
+	uint32_t warm;      /* slots of its warm ring, 0 for none */
+	uint32_t warm_slot; /* the queue slot that is its warm ring, 0 for none */
 };
 
 /* Geometry and offsets. Copied out of the segment once and checked, so that a segment corrupted
@@ -55,6 +58,7 @@ struct segment {
 	uint32_t class;   /* of which this is a view */
 	uint32_t first;   /* index of the class's first buffer */
 	uint32_t total;   /* buffers of all classes */
+	uint32_t rings;   /* queue slots: named queues, free rings, warm rings */
 	struct segment_part part[CLASSES_MAX];
 };
 
@@ -102,10 +106,11 @@ static inline uint32_t segment_classes(const struct segment *s)
 	return (uint32_t)s->geometry.classes;
 }
 
-/* Returns how many queue slots there are: the named queues and the free rings of all classes. */
+/* Returns how many queue slots there are: the named queues, and the free and the warm rings of all
+ * classes. */
 static inline uint32_t segment_ring_count(const struct segment *s)
 {
-	return (uint32_t)(s->geometry.queues + s->geometry.classes);
+	return s->rings;
 }
 
 /* Returns the queue slot that is the class's free ring. */
@@ -114,12 +119,21 @@ static inline uint32_t segment_free_slot(const struct segment *s)
 	return s->class ? (uint32_t)s->geometry.queues + s->class : 0;
 }
 
-/* Returns the class whose free ring a queue slot is, CLASSES_MAX for a named queue. */
+/* Returns the class whose free ring or warm ring a queue slot is, CLASSES_MAX for a named queue or
+ * none. */
 static inline uint32_t segment_free_ring(const struct segment *s, uint32_t slot)
 {
-	return slot == 0                 ? 0 :
-	       slot > s->geometry.queues ? slot - (uint32_t)s->geometry.queues :
-					   CLASSES_MAX;
+	const uint32_t classes = segment_classes(s);
+	if (slot == 0)
+		return 0;
+	if (slot <= s->geometry.queues)
+		return CLASSES_MAX;
+	if (slot < s->geometry.queues + classes)
+		return slot - (uint32_t)s->geometry.queues;
+	for (uint32_t k = 0; k < classes; k++)
+		if (s->part[k].warm_slot == slot)
+			return k;
+	return CLASSES_MAX;
 }
 
 static inline struct segment_header *segment_header(const struct segment *s)

@@ -31,6 +31,12 @@ int slab_create(const struct segment *s)
 	struct alf_queue *q = &segment_queue(s, slot)->queue;
 	int error = alf_init(&ring, q, (uint64_t *)(s->base + s->free_ring_offset),
 			     (uint32_t)s->geometry.capacity, CAPACITY_MAX, slot, 0);
+	const struct segment_part *part = &s->part[s->class];
+	struct alf_ring warm;
+	if (!error && part->warm)
+		error = alf_init(&warm, &segment_queue(s, part->warm_slot)->queue,
+				 (uint64_t *)(s->base + part->warm_ring_offset), part->warm,
+				 part->warm, part->warm_slot, 0);
 	if (!error && n)
 		error = reserve(s, s->first, n);
 	if (error)

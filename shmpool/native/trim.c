@@ -36,7 +36,8 @@ static bool all_free(const struct segment *s, uint64_t i)
 		return false;
 	for (uint64_t k = first; k < first + slab_extent_size(s, i); k++) {
 		uint64_t owner = load_acquire(&segment_buffer(s, (uint32_t)k)->owner); /* [OWNER] */
-		if (!(owner & OWNER_TRANSIT) || owner_queue(owner) != segment_free_slot(s))
+		if (!(owner & OWNER_TRANSIT) ||
+		    segment_free_ring(s, owner_queue(owner)) != s->class)
 			return false;
 	}
 	return true;
@@ -102,7 +103,18 @@ static void collect(struct collection *c, struct member *m)
 				back[n++] = some[i];
 			}
 		}
-		free_ring_put(p, m, back, n);
+		free_ring_put_cold(p, m, back, n);
+	}
+}
+
+/* Moves what the warm ring has to the free ring, from which extents are collected. */
+static void cool(struct qmempool *p, struct member *m)
+{
+	uint64_t some[BULK_MAX];
+	uint32_t left = p->warm.q ? alf_count(&p->warm) : 0;
+	for (int got; left && (got = warm_take(p, m, some, BULK_MAX)) > 0;) {
+		free_ring_put_cold(p, m, some, (uint32_t)got);
+		left -= (uint32_t)got < left ? (uint32_t)got : left;
 	}
 }
 
@@ -147,7 +159,7 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 				c->have[i] = TRIED;
 		}
 		if (c->have[i] != TRIED)
-			free_ring_put(c->p, m, &c->handle[k], 1);
+			free_ring_put_cold(c->p, m, &c->handle[k], 1);
 	}
 	for (uint64_t k = 0; k < c->n; k++)
 		*extent_of(c, handle_index(c->handle[k])) = TRIED;
@@ -175,7 +187,8 @@ static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep, u
 		c.have[i] = NOT_YET;
 	cache_drain(p, m);
 	for (uint32_t n; stolen < capacity && (n = cache_steal(p, m, some, BULK_MAX)); stolen += n)
-		free_ring_put(p, m, some, n);
+		free_ring_put_cold(p, m, some, n);
+	cool(p, m);
 	while (!load_relaxed(closing) && !c.pinned && choose(&c, keep)) {
 		collect(&c, m);
 		bytes += take_all_away(&c, m);

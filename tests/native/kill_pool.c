@@ -3,14 +3,20 @@
  * kill_pool.c - see kill_victim.h and kill_dead.h: the free ring and the slab.
  */
 #include "check.h"
+#include "free_ring.h"
 #include "kill_dead.h"
 #include "kill_victim.h"
 #include "pin.h"
 #include "token.h"
-#include "transfer.h"
 #include "trim.h"
 
 #define FEW 4u
+
+/* Returns the ring into which a few free buffers go: the warm ring, if there is one. */
+static const struct alf_ring *ring_of(const struct scene *s)
+{
+	return warm_has(s->of) ? &s->of->warm : &s->of->free;
+}
 
 /* These run in a child, which then ends without detaching. */
 
@@ -28,9 +34,9 @@ static void reserve_few_free(struct scene *s)
 	uint64_t handle[FEW], at;
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, FEW, WAIT_NEVER));
 	qmempool_drain(&s->pool, m);
-	EQUAL(0, alf_reserve(&s->of->free, &scene_block(m)->op, FEW, ALF_MULTI, &at));
+	EQUAL(0, alf_reserve(ring_of(s), &scene_block(m)->op, FEW, ALF_MULTI, &at));
 	alf_publishing(&scene_block(m)->op, FEW, ALF_MULTI);
-	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(s->of->free.id, at);
+	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(ring_of(s)->id, at);
 }
 
 /* Leaves an extent as trim.c's take_away() leaves it in the middle. */
@@ -39,7 +45,7 @@ static void take_extent_away(struct scene *s)
 	struct member *m = scene_attach();
 	uint64_t handle[CAPACITY];
 	for (int n = 1; n > 0;)
-		n = transfer_free(s->of, scene_block(m), handle, CAPACITY);
+		n = free_ring_take(s->of, scene_block(m), handle, CAPACITY);
 	*segment_extent(&s->of->segment, 1) = m->tag;
 }
 
@@ -50,7 +56,7 @@ void dead_full_pool(struct scene *s)
 	scene_child(reserve_free);
 	qmempool_drain(&s->pool, s->a);
 	qmempool_drain(&s->pool, s->b);
-	CHECK(alf_avail_space(&s->of->free) < CACHE);
+	CHECK(alf_avail_space(&s->of->free) < CACHE || warm_has(s->of));
 }
 
 /* The slab has grown to its capacity, and all free buffers are in the free ring, except those of
@@ -90,9 +96,9 @@ static void dead_giving_behind(struct scene *s, uint32_t front)
 	uint32_t have = 0;
 	survivors_dry(s);
 	scene_child(reserve_few_free);
-	for (uint32_t n = alf_count(&s->of->free) - FEW; have + front < n;)
-		have += (uint32_t)transfer_free(s->of, scene_block(s->b), &handle[have],
-						n - front - have);
+	for (uint32_t n = (uint32_t)pool_free_count(s->of) - FEW; have + front < n;)
+		have += (uint32_t)free_ring_take(s->of, scene_block(s->b), &handle[have],
+						 n - front - have);
 	free_ring_put(s->of, scene_block(s->b), handle, have);
 }
 
@@ -129,7 +135,8 @@ void stale_slots(struct scene *s)
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, BULK));
 	survivors_dry(s);
 	audit_stats(&s->pool, &stats);
-	CHECK(stats.free + BULK <= alf_count(&s->of->free));
+	CHECK(stats.free + BULK <= pool_free_count(s->of) ||
+	      (warm_has(s->of) && alf_capacity(&s->of->warm) < CAPACITY)); /* in both rings */
 }
 
 /* Called by the victim. */
@@ -138,7 +145,7 @@ void stale_slots(struct scene *s)
 void take_front(struct scene *s)
 {
 	int got;
-	while ((got = transfer_free(s->of, scene_block(s->v), &s->owned[s->owned_n], BULK)) > 0)
+	while ((got = free_ring_take(s->of, scene_block(s->v), &s->owned[s->owned_n], BULK)) > 0)
 		s->owned_n += (uint32_t)got;
 	count_up(&s->v->counters[COUNT_ALLOC], s->owned_n);
 }

@@ -103,7 +103,7 @@ void fill_cache(struct scene *s)
 /* Leaves free buffers only in the survivors' caches. */
 void run_dry(struct scene *s)
 {
-	while (!alf_empty(&s->of->free) || scene_cached(s->v)) {
+	while (pool_free_count(s->of) || scene_cached(s->v)) {
 		if (blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], 1, WAIT_NEVER))
 			break; /* a companion is suspended at the head of the free ring */
 		s->owned_n++;

@@ -43,6 +43,10 @@
 #define LANES_LOSS 2u
 #define LANES_PUTS 2u
 
+/* All classes may have a warm ring; steer_world.c decides. */
+#define GEOMETRY_WARM_SIZE 2048
+#define GEOMETRY_WARM_BYTES (8 << 10)
+
 #ifdef STEER_DEAF /* as if no member ever slept; test_steer.py checks that this is found */
 #define wait_anybody(word) (load_seq_cst(word) & 0)
 #endif

@@ -489,6 +489,20 @@ void world_end_thread(uint32_t me)
 
 /* Whether a thread sleeps that should not. */
 
+/* Returns how many buffers are published in the warm ring of the class whose free ring r is. */
+static uint32_t warm_published(const struct actor *a, const struct alf_ring *r)
+{
+	const uint32_t class = segment_free_ring(&world_segment, r->id);
+	uint32_t n = 0;
+	if (class == CLASSES_MAX)
+		return 0;
+	const struct alf_ring *warm = &pool_class((struct qmempool *)&a->pool, class)->warm;
+	while (warm->q && n <= warm->mask &&
+	       steer_published(warm, (alf_position)(load_relaxed(&warm->q->cons) + n)))
+		n++;
+	return n;
+}
+
 static bool has_something(const struct actor *a, const struct alf_ring *r, const uint32_t *word)
 {
 	alf_position cons = load_relaxed(&r->q->cons);
@@ -503,8 +517,9 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 				return true;
 		return alf_closed(r) && queue_empty(r);
 	}
-	for (uint32_t i = 0; i < a->waits_for; i++)
-		if (!steer_published(r, (alf_position)(cons + i)))
+	const uint32_t warm = warm_published(a, r);
+	for (uint32_t i = warm; i < a->waits_for; i++)
+		if (!steer_published(r, (alf_position)(cons + i - warm)))
 			return false;
 	for (uint32_t i = 0; i < segment_classes(&world_segment); i++)
 		if (word == &segment_shared(&world_segment)[i].free_wait ||
@@ -805,10 +820,12 @@ static void narrow(struct segment *s)
 		s->part[i].extents = (absent + extent - 1) / extent;
 		s->part[i].block = s->member_stride;
 		s->member_stride += block;
+		DEMAND(world_profile->warm <= s->part[i].warm);
+		s->part[i].warm = world_profile->warm;
+		s->part[i].warm_slot = world_profile->warm ? s->part[i].warm_slot : 0;
 	}
 	s->queues_offset = s->members_offset + s->members * s->member_stride;
-	uint64_t at = s->queues_offset + (uint64_t)(s->geometry.queues + s->geometry.classes) *
-						 sizeof(struct queue_slot);
+	uint64_t at = s->queues_offset + (uint64_t)s->rings * sizeof(struct queue_slot);
 	for (uint32_t i = 0; i < segment_classes(s); i++) {
 		s->part[i].extents_offset = at;
 		at += s->part[i].extents * sizeof(uint64_t);
