@@ -75,9 +75,7 @@ static void kick(struct helper *h)
 {
 	add_seq_cst(&h->kicks, 1); /* pairs with visit_all() */
 	syscall(SYS_futex, &h->kicks, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
-	if (!one_word)
-		return;
-	for (struct place *place = h->places; place; place = place->next)
+	for (struct place *place = one_word ? h->places : NULL; place; place = place->next)
 		if (place->word && place->listed)
 			wait_wake(place->word, UINT32_MAX);
 }
