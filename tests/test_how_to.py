@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages of docs/how-to: their code runs, and prints what they say."""
+"""The pages of docs/: their code runs, and prints what they say."""
 
 import importlib.util
 import re
@@ -9,15 +9,36 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE_S
+from pages import blocks, run_page
 
-HOW_TO = Path(__file__).resolve().parent.parent / "docs" / "how-to"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+HOW_TO = DOCS / "how-to"
+# These are programs with workers that import them.
 NEEDS = {"joblib.md": "joblib", "dataloader.md": "torch"}
 PRINTS = {"joblib.md": "100 499500000.0\n", "dataloader.md": "100 4950\n" * 2}
 
 
-def test_every_page_is_run() -> None:
-    """The table above has each page of the folder."""
-    assert set(NEEDS) == set(PRINTS) == {page.name for page in HOW_TO.iterdir()}
+PAGES = sorted(
+    str(page.relative_to(DOCS))
+    for page in DOCS.rglob("*.md")
+    if page.name not in NEEDS and {"python", "sh"} & {language for language, _ in blocks(page)}
+)
+
+
+def test_every_how_to_is_run() -> None:
+    """Each page of the folder has code, and is in one of the tables."""
+    assert set(NEEDS) == set(PRINTS)
+    pages = {Path(page).name for page in PAGES if page.startswith("how-to/")}
+    assert pages | set(NEEDS) == {page.name for page in HOW_TO.iterdir()}
+    assert {"tutorial.md", "at-a-glance.md", "concepts.md", "recovery.md"} < set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_a_page(page: str, tmp_path: Path) -> None:
+    """All its blocks run, one after the other, and print what the page shows."""
+    pytest.importorskip("numpy")
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    run_page(DOCS / page, tmp_path)
 
 
 @pytest.mark.parametrize("page", NEEDS)

@@ -141,7 +141,7 @@ PYTHON_ORDER = re.findall(
     cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen
     cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
     cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
-    cli.packaged cli.config_example cli.systemd_unit cli.daemon cli.bench daemon __main__
+    cli.packaged cli.demo cli.config_example cli.systemd_unit cli.daemon cli.bench daemon __main__
     """,
 )
 LATE = {  # imported inside a function: the clients at first use, and the command behind main()

@@ -18,7 +18,7 @@ from ..names import printable_lines
 MODULES = (
     "daemon", "ls", "create", "rm", "describe", "stats", "watch", "top", "members", "holders",
     "audit", "recover", "letters", "trim", "prune", "doctor", "bench", "completion",
-    "config-example", "systemd-unit",
+    "demo", "config-example", "systemd-unit",
 )  # fmt: skip
 
 
