@@ -5,6 +5,7 @@
 #              CPython's own tests of its process pools where they have these, and the wheel for each
 # make coverage   which branches of Python and C no test takes (build/coverage)
 # make bench    make bench-native    make fix    make clean
+# make docs    writes the pages that are made from the code       make site   builds the site of docs/
 # make sweep   kills a member at every instruction of every operation (about an hour on two cores), measures
 #              how long a dead reader holds a topic's writer up (a minute), and lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
@@ -23,7 +24,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-warm bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-warm bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs site tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -124,6 +125,10 @@ fuzz: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 	SHMPOOL_SCREENSHOT=docs/live-page.png $(BIN)/python -m pytest -q tests/test_browser.py
+
+# build/site/index.html
+site: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
 TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \

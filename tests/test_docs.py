@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import DEADLINE_S
 from test_growth import small_shm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,31 +49,38 @@ def test_the_example_configuration() -> None:
     assert {"work"} == set(found.pools["rx"].queue)
 
 
-def test_examples_of_the_readme(run: Callable[..., str]) -> None:
-    """Its examples run as they are, in a container's /dev/shm.
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    """It is the program of `shmpool demo`, has a dozen lines, and prints what the README says."""
+    program = (ROOT / "packaging" / "example.py").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert f"\n```python\n{program}```\n" in readme
+    assert len([line for line in program.splitlines() if line.strip()]) <= 12
+    (said,) = re.findall(r"^It prints `([^`]+)`", readme, re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "shmpool", "demo"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=DEADLINE_S,
+    )
+    assert (0, f"{program}prints\n{said}\n") == (done.returncode, done.stdout), done.stderr
 
-    So do the commands of README and help that create a pool, and the packaged configuration.
-    """
-    text = (ROOT / "README.md").read_text()
-    first, *others = re.findall(r"^```python\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
-    create = re.findall(r"^ +shmpool (create .+)", text, re.MULTILINE)
+
+def test_commands_that_create_pools(run: Callable[..., str]) -> None:
+    """The commands of README and help that create a pool, and the packaged configuration, do so in
+    a container's /dev/shm."""
+    from shmpool.cli.main import shmpool as group
+
+    readme = (ROOT / "README.md").read_text()
+    create = re.findall(r"^ +shmpool (create .+)", readme, re.MULTILINE)
     script = """
     import json, shlex, sys
     from pathlib import Path
     import shmpool
     from shmpool.service import config, handlers
     from shmpool.cli.main import shmpool as cli
-    first, others, creations, packaged = json.loads(sys.argv[1])
-    exec(first)
-    pool = shmpool.Pool.create("again", buffer_size=64, capacity=64)
-    pool.create_queue("letters", capacity=2)
-    handled = []
-    handle = lambda buf: handled.append(bytes(buf)) or len(handled) == 1 and 1 / 0
-    exec(others[0])
-    work.send(b"job")
-    for code in [*others[1:], *others[1:]]:
-        exec(code)  # the first try fails, and is delivered again
-    assert [b"job", b"job"] == handled and len(work) == 0
+    creations, packaged = json.loads(sys.argv[1])
     for line in creations:
         arguments = [*shlex.split(line), "--direct", "--json"]
         assert cli.main(arguments, standalone_mode=False) is None
@@ -81,14 +90,44 @@ def test_examples_of_the_readme(run: Callable[..., str]) -> None:
         pool = shmpool.Pool.attach(name)
         assert pool.alloc_many(16384).free() is None  # half of what it may grow to
     """
-    from shmpool.cli.main import shmpool as group
-
     assert group.epilog is not None
     creations = [*create, group.epilog.partition("shmpool ")[2]]
     assert 2 == len(creations)
-    given = [first, others, creations, str(ROOT / "packaging" / "shmpool.toml")]
-    printed = run(script, json.dumps(given), prefix=small_shm("64m"))
-    assert printed.startswith("b'hello' 5\n")
+    given = [creations, str(ROOT / "packaging" / "shmpool.toml")]
+    run(script, json.dumps(given), prefix=small_shm("64m"))
+
+
+def links(document: Path) -> list[str]:
+    """The targets of a document's links and pictures in this repository."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    return [target for target in targets if "://" not in target]
+
+
+def anchors(document: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+)
+def test_links_lead_somewhere(name: str) -> None:
+    """Each link of a page leads to a file of the repository, and to a title that this has."""
+    document = ROOT / name
+    for target in links(document):
+        path, _, title = target.partition("#")
+        found = document.parent / path if path else document
+        assert found.exists(), f"{name} links to {target}"
+        assert not title or title in anchors(found), f"{name} links to {target}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """It links to each page of docs/, or to its folder, and names no page without a link."""
+    targets = [ROOT / target.partition("#")[0] for target in links(ROOT / "README.md")]
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page in targets or page.parent in targets, f"no link to {page}"
+    text = (ROOT / "README.md").read_text()
+    assert [] == re.findall(r"`(?:docs/)?[\w/-]+\.md`", text)
 
 
 def test_documents_name_commands_that_exist() -> None:

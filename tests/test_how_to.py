@@ -18,19 +18,17 @@ NEEDS = {"joblib.md": "joblib", "dataloader.md": "torch"}
 PRINTS = {"joblib.md": "100 499500000.0\n", "dataloader.md": "100 4950\n" * 2}
 
 
-PAGES = sorted(
-    str(page.relative_to(DOCS))
-    for page in DOCS.rglob("*.md")
-    if page.name not in NEEDS and {"python", "sh"} & {language for language, _ in blocks(page)}
-)
+PAGES = ["tutorial.md", "at-a-glance.md", "concepts.md", "recovery.md"]
+PAGES += sorted(f"how-to/{page.name}" for page in HOW_TO.iterdir() if page.name not in NEEDS)
 
 
-def test_every_how_to_is_run() -> None:
-    """Each page of the folder has code, and is in one of the tables."""
+def test_every_how_to_has_code() -> None:
+    """Each page of the folder has blocks that run, and shows what some of them print."""
     assert set(NEEDS) == set(PRINTS)
-    pages = {Path(page).name for page in PAGES if page.startswith("how-to/")}
-    assert pages | set(NEEDS) == {page.name for page in HOW_TO.iterdir()}
-    assert {"tutorial.md", "at-a-glance.md", "concepts.md", "recovery.md"} < set(PAGES)
+    for page in HOW_TO.iterdir():
+        languages = {language for language, _ in blocks(page)}
+        assert {"python"} <= languages, page.name
+        assert page.name in NEEDS or "text" in languages, page.name
 
 
 @pytest.mark.parametrize("page", PAGES)

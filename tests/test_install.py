@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # What MANIFEST.in names. A checkout has more: environments, caches, what was built.
 FOLDERS = ("shmpool", "tests", "clients", "docs", "packaging", ".ci")
 FILES = (
-    "*.md", "LICENSE", "Makefile", "MANIFEST.in", "pyproject.toml", "setup.py", ".clang-format",
-    ".gitignore",
+    "*.md", "LICENSE", "Makefile", "MANIFEST.in", "mkdocs.yml", "pyproject.toml", "setup.py",
+    ".clang-format", ".gitignore",
 )  # fmt: skip
 BUILT = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c", "build")
 REQUIRED = {"cffi", "posix_ipc", "msgpack", "uvloop"}
