@@ -20,6 +20,7 @@ NATIVE = ROOT / "shmpool" / "native"
 HOT = ROOT / "shmpool" / "hot"
 NET = ROOT / "shmpool" / "net"
 SOURCES = sorted(NATIVE.glob("*.c"))
+PACE = NATIVE / "alf_pace.c"  # what the ring needs beside its header
 TESTS = ROOT / "tests" / "native"
 FLAGS = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread"]
 SECONDS = 250  # of a program that takes 20 s on an idle machine, at most
@@ -126,13 +127,19 @@ def test_hot_calls_compile_clean(compiler: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_alf_queue(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """The ring works as documented in every mode and at every limit."""
-    run_c(tmp_path, compiler, flags, [TESTS / "test_alf_queue.c"])
+    run_c(tmp_path, compiler, flags, [TESTS / "test_alf_queue.c", PACE])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_pace(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Pauses last as long as they say whatever the processor's take, and back-off is bounded."""
+    run_c(tmp_path, compiler, flags, [TESTS / "test_pace.c", PACE])
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_on_demand(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Nobody accesses what has no memory yet of a ring that gets it on demand."""
-    run_c(tmp_path, compiler, flags, [TESTS / "test_on_demand.c"])
+    run_c(tmp_path, compiler, flags, [TESTS / "test_on_demand.c", PACE])
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
@@ -257,14 +264,14 @@ def rounds(
 @pytest.mark.parametrize("bits", [8, 16])
 def test_narrow_ring(bits: int, tmp_path: Path) -> None:
     """The ring works as documented while its positions and laps wrap three thousand times."""
-    assert sum(rounds(bits, tmp_path, [TESTS / "test_alf_queue.c"], (1000,))) >= 3000
+    assert sum(rounds(bits, tmp_path, [TESTS / "test_alf_queue.c", PACE], (1000,))) >= 3000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("bits", "each", "least"), [(8, 250, 2000), (16, 500, 4000)])
 def test_narrow_ring_with_threads(bits: int, each: int, least: int, tmp_path: Path) -> None:
     """Threads pass every number once and in order, in each mode, while positions wrap."""
-    assert sum(rounds(bits, tmp_path, [TESTS / "wrap_ring.c"], (each,))) >= least
+    assert sum(rounds(bits, tmp_path, [TESTS / "wrap_ring.c", PACE], (each,))) >= least
 
 
 @pytest.mark.slow

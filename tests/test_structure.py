@@ -102,6 +102,7 @@ C_PLACE = {
 # The prefix of a file's functions, if it is not the file's name.
 C_PREFIX = {
     "alf_op.h": "alf",
+    "alf_pace.c": "alf",
     "alf_pace.h": "alf",
     "alf_queue.h": "alf",
     "alf_repair.h": "alf",

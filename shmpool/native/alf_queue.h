@@ -281,7 +281,7 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 				     enum alf_side side, alf_position *at)
 {
 	struct alf_queue *q = r->q;
-	uint32_t pauses = ALF_PAUSES_FIRST;
+	uint32_t turns = 0;
 	alf_position prod =
 		load_acquire(&q->prod); /* [PROD] read before cons, or the space underflows */
 	for (;;) {
@@ -302,7 +302,7 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 				alf_position now = side != ALF_MULTI ?
 							   prod :
 							   load_acquire(&q->prod); /* [PROD] */
-				if (now == prod || alf_tired(++pauses)) {
+				if (now == prod || alf_tired(++turns)) {
 					alf_slip(&q->full_at, prod);
 					return -ENOBUFS;
 				}
@@ -320,8 +320,8 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 		if (likely(cas_seq_cst(&q->prod, &prod, prod + n)))    /* [PROD] */
 			break;
 		store_relaxed(&q->lost, load_relaxed(&q->lost) + 1);
-		pauses = alf_back_off(pauses);
-		if (alf_tired(pauses))
+		turns = alf_back_off(&q->prod, prod, n, turns);
+		if (alf_tired(turns))
 			return -ENOBUFS;
 		prod = load_acquire(&q->prod); /* [PROD] */
 	}
@@ -333,20 +333,20 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 static inline int alf_reserve_back(const struct alf_ring *r, shared64 *op, alf_position *at)
 {
 	struct alf_queue *q = r->q;
-	uint32_t pauses = ALF_PAUSES_FIRST;
+	uint32_t turns = 0;
 	int error = alf_reserve(r, op, 1, ALF_MULTI, at);
 	while (unlikely(error == -EPIPE)) {
 		alf_position prod = load_acquire(&q->prod); /* [PROD] */
 		*at = alf_end(prod);
 		alf_position full = load_acquire(&q->cons) + alf_room(r); /* [CONS] */
-		if ((alf_distance)(full - *at) < 1 || alf_tired(pauses))
+		if ((alf_distance)(full - *at) < 1 || alf_tired(turns))
 			return -ENOBUFS;
 		if ((alf_distance)(alf_capped(r, full) - *at) < 1)
 			return -ERESTART;
 		store_relaxed(op, alf_op(r, ALF_OP_ENQUEUE, 1, *at)); /* [OP] */
 		if (cas_seq_cst(&q->prod, &prod, prod + 1))           /* [PROD] */
 			return 0;
-		pauses = alf_back_off(pauses);
+		turns = alf_back_off(&q->prod, prod, 1, turns);
 	}
 	return error;
 }
@@ -356,12 +356,12 @@ static inline int alf_reserve_back(const struct alf_ring *r, shared64 *op, alf_p
 static inline bool alf_close(const struct alf_ring *r)
 {
 	alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
-	for (uint32_t pauses = ALF_PAUSES_FIRST; ALF_CLOSED != 0 && !alf_tired(pauses);) {
+	for (uint32_t turns = 0; ALF_CLOSED != 0 && !alf_tired(turns);) {
 		if (prod & ALF_CLOSED)
 			return false;
 		if (cas_seq_cst(&r->q->prod, &prod, prod | ALF_CLOSED)) /* [PROD] */
 			return true;
-		pauses = alf_back_off(pauses);
+		turns = alf_back_off(&r->q->prod, prod, 1, turns);
 	}
 	return false;
 }
@@ -458,14 +458,14 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 					uint32_t n, enum alf_side side)
 {
 	struct alf_queue *q = r->q;
-	uint32_t pauses = ALF_PAUSES_FIRST;
+	uint32_t turns = 0;
 	alf_position cons = load_acquire(&q->cons); /* [CONS] */
 	for (;;) {
 		struct alf_run run = alf_read(r, cons, handle, n);
 		if (unlikely(run.span == 0)) {
 			alf_position now =
 				side != ALF_MULTI ? cons : load_acquire(&q->cons); /* [CONS] */
-			if (now == cons || alf_tired(++pauses)) {
+			if (now == cons || alf_tired(++turns)) {
 				alf_slip(&q->empty_at, cons);
 				return 0;
 			}
@@ -477,8 +477,8 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 		} else {
 			store_relaxed(op, alf_op(r, ALF_OP_DEQUEUE, run.span, cons));   /* [OP] */
 			if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + run.span))) { /* [CONS] */
-				pauses = alf_back_off(pauses);
-				if (alf_tired(pauses))
+				turns = alf_back_off(&q->cons, cons, run.span, turns);
+				if (alf_tired(turns))
 					return 0;
 				cons = load_acquire(&q->cons); /* [CONS] */
 				continue;
@@ -486,7 +486,7 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 		}
 		if (likely(run.values))
 			return run.values;
-		if (alf_tired(++pauses))
+		if (alf_tired(++turns))
 			return 0;
 		cons += run.span;
 	}

@@ -269,6 +269,7 @@ int opening_open(const struct segment *s, bool made)
 	/* Registers here and not in a thread's first call: in a process with threads the kernel
 	 * needs 10 to 80 ms for it. member_attach() registers again, which costs nothing. */
 	process_barrier_register();
+	alf_calibrate();
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++) {
 		if (opening_pools[i].buffers)
 			continue;

@@ -87,7 +87,7 @@ uint32_t topic_room(const struct alf_ring *r)
 /* alf_reserve() of a topic. */
 static int reserve(const struct alf_ring *r, shared64 *op, uint32_t n, alf_position *at)
 {
-	uint32_t pauses = ALF_PAUSES_FIRST;
+	uint32_t turns = 0;
 	for (;;) {
 		alf_position prod = load_seq_cst(&r->q->prod); /* [PROD] [GATE] */
 		if (unlikely(prod & ALF_CLOSED))
@@ -104,8 +104,8 @@ static int reserve(const struct alf_ring *r, shared64 *op, uint32_t n, alf_posit
 		} else if (error == -ENOBUFS && load_acquire(&r->q->prod) == prod) { /* [PROD] */
 			return error;
 		}
-		pauses = alf_back_off(pauses);
-		if (alf_tired(pauses))
+		turns = alf_back_off(&r->q->prod, prod, n, turns);
+		if (alf_tired(turns))
 			return -ENOBUFS;
 	}
 }

@@ -75,6 +75,7 @@ static int create(struct bench_run *run)
 	struct end *end = bench_memory(run, BENCH_WORKERS_MAX * sizeof(*end));
 	uint32_t flags = run->cell->single ? ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER : 0;
 	struct alf_ring ring;
+	alf_calibrate(); /* as a process that opens a pool */
 	int error = alf_init(&ring, q, slot, BENCH_RING, ALF_CAPACITY_MAX, 1, flags);
 	for (uint32_t i = 0; i < BENCH_WORKERS_MAX; i++)
 		end[i] = (struct end) { .ring = ring, .header = header, .me = i };
