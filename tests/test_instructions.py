@@ -19,6 +19,23 @@ def test_hot_path_takes_no_more_instructions() -> None:
     assert {} == instructions.risen(now, kept)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "size",
+    [(4000, 1, 4096), (0, 1000, 4096), (0, 1, 1 << 18)],
+    ids=["4000 members", "1000 queues", "262144 buffers"],
+)
+def test_hot_path_is_flat(size: tuple[int, int, int]) -> None:
+    """An element costs as many instructions in a large pool as in a small one."""
+    if lack := instructions.missing():
+        pytest.skip(lack)
+    only = ("pool-32", "queue-1", "path-1")
+    small, large = instructions.count(only), instructions.count(only, size)
+    assert set(only) == set(small)
+    assert all(figure > 0 for figure in small.values())
+    assert {name: pytest.approx(figure, rel=0.02) for name, figure in small.items()} == large
+
+
 def test_a_rise_is_found() -> None:
     """A rise of 6 % is found; a rise of 4 % and a fall are not."""
     before = {"a": 100.0, "b": 100.0, "c": 100.0}

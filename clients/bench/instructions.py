@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -18,7 +19,8 @@ import click
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "instructions.json"
 RISE = 1.05  # times the stored figure: the most that an operation may take
-FEW, MANY = 200, 1200  # repetitions; the difference of both runs leaves out the setup
+FEW, MANY = 200, 1200  # repetitions; the difference of both runs leaves out the first ones
+COUNTED = "repeat*"  # the function of count.c that is counted, with all that it calls; also a copy
 _COLLECTED = re.compile(r"Collected : (\d+)")
 
 
@@ -44,30 +46,38 @@ def kept() -> dict[str, float]:
     return figures
 
 
-def count() -> dict[str, float]:
-    """Counts the instructions per element of every operation."""
+def count(only: Collection[str] = (), size: Sequence[int] = ()) -> dict[str, float]:
+    """Counts the instructions per element of every operation, or of some. size: members, queues
+    and capacity of the pool, if it shall be larger than usual."""
     subprocess.run(["make", "-s", "-C", str(HERE / "native"), "count"], check=True)
     program = str(HERE / "native" / "build" / "gcc" / "count")
     listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
     operations = dict(line.split() for line in listed.splitlines())
-    return {name: _each(program, name) / int(n) for name, n in operations.items()}
+    return {
+        name: _each(program, name, size) / int(n)
+        for name, n in operations.items()
+        if name in (only or operations)
+    }
 
 
-def _each(program: str, operation: str) -> float:
-    few, many = (_collected(program, operation, times) for times in (FEW, MANY))
+def _each(program: str, operation: str, size: Sequence[int]) -> float:
+    few, many = (_collected(program, operation, times, size) for times in (FEW, MANY))
     return (many - few) / (MANY - FEW)
 
 
-def _collected(program: str, operation: str, times: int) -> int:
+def _collected(program: str, operation: str, times: int, size: Sequence[int]) -> int:
     done = subprocess.run(
-        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", program, operation,
-         str(times)],
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
+         f"--toggle-collect={COUNTED}", program, operation,
+         str(times), *map(str, size)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = _COLLECTED.search(done.stderr)
     if not found:
         raise RuntimeError(f"callgrind printed no count: {done.stderr}")
-    return int(found[1])
+    if not (count := int(found[1])):
+        raise RuntimeError(f"callgrind found no function {COUNTED}")
+    return count
 
 
 def risen(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import signal
 import statistics
 import struct
 import time
+import traceback
 from collections.abc import Callable
 
 import click
@@ -26,13 +27,15 @@ HELD = 1000  # buffers that each victim holds
 COUNTER = struct.Struct("Q")
 
 
-def forked(work: Callable[[], None]) -> int:
+def forked(work: Callable[[], object]) -> int:
     """Starts a child process that does the work. Returns its pid."""
     pid = os.fork()
     if pid:
         return pid
     try:
         work()
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(0)
 

@@ -2,9 +2,10 @@
  *
  * count.c - repeats an operation of the hot path, for a tool that counts instructions.
  *
- * usage: count OPERATION TIMES. Two runs differ only by the repetitions, so their difference gives
- * the instructions of one operation (../instructions.py). --list prints the operations and the
- * number of elements of each.
+ * usage: count OPERATION TIMES [MEMBERS QUEUES CAPACITY]. Two runs differ only by the repetitions,
+ * so their difference gives the instructions of one operation (../instructions.py). --list prints
+ * the operations and the number of elements of each. The pool has so many idle members besides,
+ * so many queues, of which the last one is used, and so many buffers.
  */
 #define _GNU_SOURCE
 #include <stdbool.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "member.h"
 #include "our_pool.h"
 
 #define MOST 256u /* elements of one operation */
@@ -69,19 +71,38 @@ static const struct operation {
 };
 #define OPERATIONS (sizeof(operations) / sizeof(operations[0]))
 
-static void set_up(struct ends *e, uint32_t flags)
+static void set_up(struct ends *e, uint32_t flags, uint32_t others, uint32_t queues,
+		   uint32_t capacity)
 {
 	struct our_pool p = { 0 };
 	expect(!our_pool_create(&p, (struct shmpool_geometry) { .buffer_size = 64,
-								.capacity = 4096,
-								.prealloc = 4096,
+								.capacity = capacity,
+								.prealloc = capacity,
 								.cache_size = 512,
 								.bulk = 32,
 								.refill_multiplier = 1,
-								.members = 4,
-								.queues = 1 }));
-	int number = shmpool_queue_create(p.number, "bench", 1024, flags, 0, 0, 0);
-	expect(number >= 0 && !our_pool_attach(&p, number, &e->end));
+								.members = others + 4,
+								.queues = queues }));
+	int number = -1;
+	for (uint32_t i = 0; i < queues; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "bench%u", i);
+		number = shmpool_queue_create(p.number, name, 1024, flags, 0, 0, 0);
+		expect(number >= 0);
+	}
+	expect(!our_pool_attach(&p, number, &e->end));
+	for (uint32_t i = 0; i < others; i++) {
+		struct member *idle;
+		expect(!member_attach(&e->end.pool->segment, opening_token((uint32_t)p.number),
+				      &idle));
+	}
+}
+
+/* What is counted: ../instructions.py names this function to callgrind. */
+__attribute__((noinline)) static void repeat(const struct operation *o, struct ends *e, long times)
+{
+	for (; times > 0; times--)
+		o->once(e, o->n);
 }
 
 int main(int argc, char **argv)
@@ -93,17 +114,20 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	const struct operation *o = NULL;
-	for (uint32_t i = 0; argc == 3 && i < OPERATIONS; i++)
+	for (uint32_t i = 0; (argc == 3 || argc == 6) && i < OPERATIONS; i++)
 		if (!strcmp(argv[1], operations[i].name))
 			o = &operations[i];
 	if (!o) {
-		fputs("usage: count --list | count OPERATION TIMES\n", stderr);
+		fputs("usage: count --list | count OPERATION TIMES [MEMBERS QUEUES CAPACITY]\n",
+		      stderr);
 		return 2;
 	}
-	set_up(&ends, o->flags);
+	uint32_t size[] = { 0, 1, 4096 }; /* members, queues, capacity */
+	for (int i = 3; i < argc; i++)
+		size[i - 3] = (uint32_t)strtoul(argv[i], NULL, 10);
+	set_up(&ends, o->flags, size[0], size[1], size[2]);
 	if (o->once == queue)
 		expect(!our_alloc(&ends.end, ends.handle, o->n));
-	for (long times = strtol(argv[2], NULL, 10); times > 0; times--)
-		o->once(&ends, o->n);
+	repeat(o, &ends, strtol(argv[2], NULL, 10));
 	return 0;
 }
