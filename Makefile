@@ -24,7 +24,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-growth bench-warm bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs site tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-growth bench-warm bench-daemon bench-wakeups bench-net sweep pairs soak steer mutants relacy fuzz docs site tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -174,6 +174,9 @@ bench-objects: $(VENV)/.bench
 
 bench-wakeups: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.wakeups $(ARGS)
+
+bench-net: $(VENV)/.bench
+	$(BIN)/python -m clients.bench.net $(ARGS)
 
 bench-executor: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.executor $(ARGS)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receives every packet of an interface and drops it: python -m clients.drop eth0
+
+What is left to do for a program that does nothing: the case "drop" of the measurements.
+"""
+
+import click
+
+from shmpool.net import PacketSource
+
+from .rates import Rates, pool_of, received, running
+
+
+@click.command(epilog="Example: python -m clients.drop eth0 --filter 'udp port 53' --count 1000000")
+@click.argument("interface")
+@click.option("--filter", "filter_", help="An expression of tcpdump's language.")
+@click.option("--count", type=click.IntRange(1), help="Ends after so many packets.")
+@click.option("--promiscuous", is_flag=True, help="Packets for other stations too.")
+@click.option("--quiet", is_flag=True, help="Says only at the end what was received.")
+def main(
+    interface: str, filter_: str | None, count: int | None, promiscuous: bool, quiet: bool
+) -> None:
+    """Receives the packets of INTERFACE and drops them. Ctrl-C ends it."""
+    rates = Rates(quiet)
+    with (
+        pool_of(None) as pool,
+        running(rates),
+        PacketSource(pool, interface, filter=filter_, promiscuous=promiscuous) as source,
+    ):
+        for burst in received(source, rates, count):
+            burst.free()
+
+
+if __name__ == "__main__":
+    main()
