@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/protocol.md, docs/cli.md and docs/config.md from what is declared in the code.
+"""Writes the pages of docs/ that are named in TEXTS from what is declared in the code.
 
 python docs/generate.py
 """
@@ -14,6 +14,7 @@ from typing import Any, get_args
 import click
 
 from shmpool.cli.main import MODULES, shmpool
+from shmpool.net import headers
 from shmpool.options import Option, QueueOptions, TopicOptions, options_of
 from shmpool.rpc import protocol, wire
 from shmpool.service import config
@@ -236,7 +237,35 @@ CONFIG_TAIL = """
     change that socket it says so; set `SocketGroup=` and `SocketMode=0660` in the unit then.
 """
 
-TEXTS = {"protocol.md": protocol_text, "cli.md": cli_text, "config.md": config_text}
+
+def members_table(kind: Any) -> Iterator[str]:
+    """The members of an enumeration, with the comments behind them."""
+    said = dict(re.findall(r"^    (\w+) = [^#\n]+  # (.+)$", inspect.getsource(kind), re.MULTILINE))
+    yield "| | value | |"
+    yield "|---|---|---|"
+    for member in kind:
+        about = said.get(member.name, "")
+        yield f"| `{kind.__name__}.{member.name}` | {member.value:#x} | {about} |"
+
+
+def headers_text() -> str:
+    """The page as it is, up to its tables, which are written again."""
+    before = (DOCS / "headers.md").read_text().partition(WRITTEN)[0]
+    lines = [before + WRITTEN, "## Columns", "", "| column | dtype | unit | |", "|---|---|---|---|"]
+    for name, dtype, unit, about in headers.COLUMNS:
+        lines.append(f"| `{name}` | `{dtype}` | {unit} | {about} |")
+    for kind in (headers.Layer, headers.Link, headers.Checksum):
+        doc = " ".join((inspect.getdoc(kind) or "").split())
+        lines += ["", f"## {kind.__name__}", "", doc, "", *members_table(kind)]
+    return "\n".join(lines) + "\n"
+
+
+TEXTS = {
+    "protocol.md": protocol_text,
+    "cli.md": cli_text,
+    "config.md": config_text,
+    "headers.md": headers_text,
+}
 
 if __name__ == "__main__":
     for name, text in TEXTS.items():

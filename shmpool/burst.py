@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Burst: many buffers, which one call moves together; their fields as numpy columns.
 
-Not in here: the moves themselves (hot/moves.c, divide.c, spread.c), and arrays for C (columns.py).
+Not in here: the moves themselves (hot/moves.c, divide.c, spread.c), arrays for C (columns.py), and
+the headers of packets (packets.py).
 """
 
 import errno
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._ffi import lib
-from ._hot import Buffer, BurstBase, timeout_seconds
+from ._hot import Buffer, timeout_seconds
 from .codes import check, fail
 from .columns import (
     INT64_MAX,
     UINT32_MAX,
+    boolean_mask,
     bytes_of,
     column_values,
     int_values,
@@ -24,7 +26,9 @@ from .columns import (
     length_values,
     offset_of,
     refuse_outside,
+    sort_keys,
 )
+from .packets import PacketColumns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from .queue import AlfQueue
 
 
-class Burst(BurstBase):
+class Burst(PacketColumns):
     """Buffers of one pool, owned by this process, in an order.
 
     Pool.alloc_many, AlfQueue.get_many and Pool.burst return one. It is released when it is freed,
@@ -295,6 +299,35 @@ class Burst(BurstBase):
         array, one, width = column_values(values, dtype, len(self))
         code = self._set_column(offset_of(offset), width, bytes_of(array), one)
         _check_column(code, offset, width)
+
+    def select(self, mask: "ArrayLike") -> "Burst":
+        """Moves the packets for which mask is true into a new Burst, in order: burst[mask]."""
+        return self[boolean_mask(mask, len(self))]
+
+    def sort(self, by: "ArrayLike") -> "Burst":
+        """Moves all packets into a new Burst, in the order of by: burst[np.argsort(by)].
+
+        by has a value for each packet, of any type that numpy sorts. Equal ones keep their order.
+        A position whose Buffer was freed or put by itself stays behind.
+        """
+        import numpy as np
+
+        return self[np.argsort(sort_keys(by, len(self)), kind="stable")]
+
+    def partition(self, by: "ArrayLike") -> "dict[Any, Burst]":
+        """Moves the packets into a new Burst for each value of by, which has one for each packet.
+
+        Returns the Bursts by value, in the order of the values; packets keep their order. An
+        exception on the way (of a signal handler) frees what was moved before it.
+        """
+        import numpy as np
+
+        keys = sort_keys(by, len(self))
+        order = np.argsort(keys, kind="stable")
+        values, starts = np.unique(keys[order], return_index=True)
+        rest = self[order]
+        parts = [rest[start:] for start in starts.tolist()[::-1]]  # no packet moves twice
+        return dict(zip(values.tolist(), reversed(parts), strict=True))
 
 
 def _full(sent: int, full: "list[tuple[AlfQueue, int]]") -> errors.Full:

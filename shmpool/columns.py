@@ -102,3 +102,23 @@ def length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[Any],
             raise errors.PayloadTooLarge(f"lengths go up to {most} bytes; a buffer holds {room}")
         values = values.astype(np.uint32)
     return values, one
+
+
+def boolean_mask(mask: "ArrayLike", n: int) -> "NDArray[np.bool_]":
+    """Returns the mask of n buffers."""
+    import numpy as np
+
+    values = np.asarray(mask)
+    if values.dtype != np.bool_ and (values.size or n):
+        raise TypeError(f"mask is {mask!r:.80}; it must have a bool for each packet")
+    return values.astype(np.bool_, copy=False)
+
+
+def sort_keys(by: "ArrayLike", n: int) -> "NDArray[Any]":
+    """Returns the values by which n buffers are sorted."""
+    import numpy as np
+
+    values = np.asarray(by)
+    if values.shape != (n,):
+        raise errors.InvalidArgument(f"by has shape {values.shape}; allowed is {(n,)}")
+    return values

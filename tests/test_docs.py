@@ -33,7 +33,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["protocol.md", "cli.md", "config.md"])
+@pytest.mark.parametrize("name", ["protocol.md", "cli.md", "config.md", "headers.md"])
 def test_a_page_is_up_to_date(generate: ModuleType, name: str) -> None:
     """The page is what docs/generate.py would write now."""
     assert generate.TEXTS[name]() == (ROOT / "docs" / name).read_text(), (

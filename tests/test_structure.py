@@ -73,6 +73,10 @@ C_ORDER = [
     "samples.h",
     "net.h",
     "scan.h",
+    "parse.h",
+    "checksum.h",
+    "toeplitz.h",
+    "headers.h",
 ]
 # Where a .c file stands in that order if it has no header of its own, or implements one for others.
 C_PLACE = {
@@ -133,11 +137,11 @@ PYTHON_ORDER = re.findall(
     r"\S+",
     """
     locks errors codes names _native _ffi _hot os_errors options geometry memory free_after
-    leases live_views arrays columns burst messages wakers named awaiting queue pool_files
+    leases live_views arrays columns packets burst messages wakers named awaiting queue pool_files
     process_exit segment pruning stats pinning topic pool view __init__ mp.objects mp.program
     mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
     net.ends net.marks net.capture net.recording net.filters
-    net.interface net.udp net.tap net.__init__
+    net.interface net.udp net.tap net.__init__ net.headers
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.history service.watched_pool service.handlers
     service.scheduling service.config_lines service.config_values service.config
@@ -150,9 +154,12 @@ PYTHON_ORDER = re.findall(
     cli.packaged cli.demo cli.config_example cli.systemd_unit cli.daemon cli.bench daemon __main__
     """,
 )
-LATE = {  # imported inside a function: the clients at first use, and the command behind main()
+# Imported inside a function: the clients and the headers of packets at first use, and the command
+# behind main().
+LATE = {
     "__init__": {"rpc.client", "rpc.records", "rpc.__init__", "mp.__init__"},
     "cli.__init__": {"cli.main"},
+    "packets": {"net.headers"},
 }
 BENCH_ORDER = re.findall(
     r"\S+",
@@ -493,7 +500,7 @@ NOT_WRITTEN = {
     r"scribbl\w*": "overwrite, corrupt",
     r"hollow\w*": "stale",
     r"robs?|robbed|honou?r(?:s|ed)?|spill(?:s|ed)?": "steal, flush on request, drain",
-    r"ordeals?|blows?|hops?": "fault test, fault, cache-line latency",
+    r"ordeals?|blows?|hops?(?! limit)": "fault test, fault, cache-line latency",
 }
 PROSE = [
     path
