@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable
 from typing import Any
 
-from ..rpc.records import QueueStats, TopicStats
+from ..view import QueueStats, TopicStats
 
 STEP_S = 10.0  # what one value covers
 VALUES = 360  # an hour
@@ -60,14 +60,16 @@ class History:
                 series.clear(skipped)
         self._last = step
         for queue in queues:
-            if (series := self._series(self._queues, queue.name)) is not None:
-                series.most(step, queue.depth)
+            found = self._series(self._queues, queue.name)
+            if found is not None:
+                found.most(step, queue.depth)
         for topic in topics:
-            if (series := self._series(self._topics, topic.name)) is not None:
-                if series.before is not None and now > series.before[0]:
-                    at, published = series.before
-                    series.most(step, max(topic.published - published, 0) / (now - at))
-                series.before = now, topic.published
+            found = self._series(self._topics, topic.name)
+            if found is not None:
+                if found.before is not None and now > found.before[0]:
+                    at, published = found.before
+                    found.most(step, max(topic.published - published, 0) / (now - at))
+                found.before = now, topic.published
 
     def _series(self, known: dict[str, _Series], name: str) -> _Series | None:
         if name not in known and len(self._queues) + len(self._topics) < SERIES_MAX:
