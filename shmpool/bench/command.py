@@ -58,6 +58,8 @@ def _numbers(
               help="Numbers of process pairs for throughput and scaling.")  # fmt: skip
 @click.option("--cores", "wanted", metavar="N|LIST",
               help="Use so many cores, or these: 0,2,4-7.  [default: all that it may]")  # fmt: skip
+@click.option("--limit", "limit_s", type=click.FloatRange(1), metavar="SECONDS",
+              help="Leave out what is not measured by then.")  # fmt: skip
 @click.option("--pin", is_flag=True, help="Pin the processes to the cores, in turns.")
 @click.option("--json", "json_path", type=FILE, help="Write the results to this file.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
@@ -72,7 +74,8 @@ def _numbers(
 @click.option("--list", "listing", is_flag=True, help="List the contestants and exit.")
 def bench(
     quick: bool, runs: int | None, only: str | None, names: str | None,
-    sizes: tuple[int, ...] | None, pairs: tuple[int, ...] | None, wanted: str | None, pin: bool,
+    sizes: tuple[int, ...] | None, pairs: tuple[int, ...] | None, wanted: str | None,
+    limit_s: float | None, pin: bool,
     json_path: Path | None, report: Path | None, machine: str | None, source: Path | None,
     pair: tuple[Path, Path] | None, listing: bool,
 ) -> None:  # fmt: skip
@@ -96,7 +99,8 @@ def bench(
         scenarios = _scenarios(only, quick)
         choice = _cores(wanted)
         click.echo(f"cores {ranges(choice.cores)}: {choice.why}", err=True)
-        given = {"runs": runs, "sizes": sizes, "pairs": pairs, "scaling_pairs": pairs}
+        given = {"runs": runs, "sizes": sizes, "pairs": pairs, "scaling_pairs": pairs,
+                 "limit_s": limit_s}  # fmt: skip
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
         chosen |= {"pin": pin, "cores": choice.cores, "cores_why": choice.why}
         settings = replace(QUICK if quick else FULL, **chosen)
