@@ -20,7 +20,7 @@ from pathlib import Path
 LEFT_OUT = ["bench", "bench_loops", "browser", "captures", "demo", "footprint", "instructions"]
 LEFT_OUT += ["kill_points", "models", "native", "property_kills", "relacy", "steer", "storm"]
 LEFT_OUT += ["structure", "capture", "column", "errno", "fuzz_segment", "interrupted"]
-LEFT_OUT += ["capture_files", "interface", "udp", "tap"]
+LEFT_OUT += ["capture_files", "interface", "net_chain", "net_programs", "scan", "tap", "udp"]
 
 
 def _isolated() -> list[str]:
