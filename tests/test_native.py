@@ -306,6 +306,20 @@ def test_narrow_bypass(bits: int, stops: int, least: int, tmp_path: Path) -> Non
     assert sum(rounds(bits, tmp_path, sources, (stops,))) >= least
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("bits", "messages", "least"), [(8, 520_000, 2000), (16, 6_600_000, 100)])
+def test_narrow_topic(bits: int, messages: int, least: int, tmp_path: Path) -> None:
+    """Subscribers of every policy get and miss what they should while a topic's positions wrap."""
+    sources = [TESTS / "wrap_topic.c", *SOURCES]
+    assert sum(rounds(bits, tmp_path, sources, (messages,))) >= least
+
+
+def test_one_thread_of_a_topic(tmp_path: Path) -> None:
+    """The same with the usual positions."""
+    printed = run_c(tmp_path, *QUICK, [TESTS / "wrap_topic.c", *SOURCES], "200000")
+    assert "came round 0 times" in printed
+
+
 def test_token(tmp_path: Path) -> None:
     """A file that takes the number of the pool's descriptor during a query makes nobody dead."""
     sources = [TESTS / "test_token.c", *SOURCES]

@@ -8,9 +8,7 @@
 
 #include "member.h"
 
-/* True if this thread's last wait ended while nothing had come. A long wait is made in slices: the
- * next one does not poll first, 100 times for nothing 5 times a second. */
-static _Thread_local bool idle __attribute__((tls_model("initial-exec")));
+_Thread_local bool blocking_idle;
 
 /* One attempt more, after recovery of dead members, if they may be why there is nothing. */
 static int retry_once(struct blocking *b, int result)
@@ -29,8 +27,8 @@ int blocking_retry(struct blocking *b, int result)
 	if (result == kind->nothing && b->deadline_ns == WAIT_NEVER)
 		return retry_once(b, result);
 	const int64_t until_ns = wait_coarse() + WAIT_POLLS_NS;
-	for (uint32_t polls = 0, n;
-	     result == kind->nothing && polls < WAIT_POLLS && !idle && wait_coarse() < until_ns;
+	for (uint32_t polls = 0, n; result == kind->nothing && polls < WAIT_POLLS &&
+				    !blocking_idle && wait_coarse() < until_ns;
 	     polls += n) {
 		if (load_relaxed(&b->p->closing))
 			return -ESHUTDOWN;
@@ -42,7 +40,7 @@ int blocking_retry(struct blocking *b, int result)
 	while (result == kind->nothing) {
 		if (load_relaxed(&b->p->closing))
 			return -ESHUTDOWN;
-		idle = slept != 0;
+		blocking_idle = slept != 0;
 		if (slept < 0)
 			return slept == -ETIMEDOUT ? result : slept;
 		slept = kind->sleep(b, &result);
@@ -51,7 +49,7 @@ int blocking_retry(struct blocking *b, int result)
 			result = kind->attempt_hard(b);
 		}
 	}
-	idle = false;
+	blocking_idle = false;
 	return result;
 }
 

@@ -55,6 +55,11 @@ int blocking_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		 uint32_t n, int64_t deadline_ns);
 
+/* True if this thread's last wait ended while nothing had come. A long wait is made in slices: the
+ * next one does not poll first, 100 times for nothing 5 times a second. Only blocking.c uses it, and
+ * a scheduler of tests that runs several threads in one. */
+extern _Thread_local bool blocking_idle __attribute__((tls_model("initial-exec")));
+
 /* A publisher without room asks so often whether the subscribers that hold it up are dead. */
 #define BLOCKING_ASK_NS 20000000ll
 

@@ -228,11 +228,15 @@ _Static_assert(offsetof(struct lane_table, active) % CACHE_LINE == 0,
 	       "read only, while it does not change");
 #define LANE_TABLE_SLOTS ((uint32_t)(sizeof(struct lane_table) / sizeof(shared64)))
 
+/* The addresses that each named queue has, in slots: for the largest ring, and in the tests with the
+ * smallest positions for a topic. */
+#define RING_SLOTS (SHMPOOL_POSITION_BITS == 8 ? 2048u : ALF_CAPACITY_MAX)
+
 /* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers gets each buffer.
  * Behind the slots of its ring lie the words of its subscribers, and behind these SUBSCRIBERS_MAX
  * shelves, each with as many slots as the ring (topic.h). */
 #define SUBSCRIBERS_MAX 24u /* of one topic: a holders word has a bit for each */
-#define TOPIC_DEPTH_MAX (ALF_CAPACITY_MAX / 32)
+#define TOPIC_DEPTH_MAX (RING_SLOTS / 32)
 struct topic_subscriber {
 	uint64_t state;  /* | state 2 | token 62 |, 0 if it is free */
 	uint64_t cursor; /* | keeps 16 | position 48 |: the next one that it gets */
@@ -257,8 +261,7 @@ struct topic {
 };
 _Static_assert(sizeof(struct topic_subscriber) == CACHE_LINE, "a line for each");
 _Static_assert(sizeof(struct topic) + (1 + SUBSCRIBERS_MAX) * TOPIC_DEPTH_MAX * sizeof(shared64) <=
-			       ALF_CAPACITY_MAX * sizeof(shared64) ||
-		       ALF_CAPACITY_MAX < ALF_QUEUE_MAX,
+		       RING_SLOTS * sizeof(shared64),
 	       "a topic's shelves end before the next queue's slots");
 #define TOPIC_SLOTS ((uint32_t)(sizeof(struct topic) / sizeof(shared64))) /* behind its ring */
 

@@ -77,7 +77,7 @@ uint32_t queue_room(const struct queue_slot *slot);
 static inline uint64_t *queue_slots(const struct qmempool *p, uint32_t number)
 {
 	return (uint64_t *)(p->segment.base + p->segment.rings_offset) +
-	       (uint64_t)(number - 1) * ALF_CAPACITY_MAX;
+	       (uint64_t)(number - 1) * RING_SLOTS;
 }
 
 /* Returns the table of a queue with lanes. */

@@ -80,6 +80,9 @@ static int reset(const struct qmempool *p, uint32_t number, uint32_t room, uint3
 	const bool clears = !error && !(flags & ALF_LANED);
 	for (uint32_t i = 0; clears && i < LANE_TABLE_SLOTS; i++)
 		store_relaxed(&ring.slot[i], 0);
+	/* A topic's first messages evict nothing, and nothing is before them. */
+	for (uint32_t i = 0; !error && flags & ALF_TOPIC && i <= ring.mask; i++)
+		store_relaxed(&ring.slot[i], ALF_TOMBSTONE);
 	return error;
 }
 

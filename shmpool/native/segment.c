@@ -65,7 +65,7 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 	/* Extents of 4 MiB have whole huge pages, if the data begins at one. */
 	const uint64_t border = g->huge ? MEMORY_HUGE : SEGMENT_PAGE;
 	s->headers_offset =
-		round_up(s->rings_offset + (uint64_t)g->queues * ALF_CAPACITY_MAX * 8, border);
+		round_up(s->rings_offset + (uint64_t)g->queues * RING_SLOTS * 8, border);
 	at = s->headers_offset + s->total * sizeof(struct buffer);
 	for (uint32_t i = 0; i < classes; i++) {
 		const struct shmpool_geometry of = geometry_of(g, i);

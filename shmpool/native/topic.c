@@ -9,7 +9,8 @@
 #include "transfer.h"
 #include "wait.h"
 
-#define GATE_FAR (1ull << 40) /* the gate's distance while no subscriber blocks */
+/* The gate's distance while no subscriber blocks: more than a ring, less than half of all. */
+#define GATE_FAR (1ull << (TOPIC_POSITION_BITS * 5 / 6))
 
 /* Returns how many positions from prod on the subscribers that block have room for. */
 static int64_t room_of(const struct alf_ring *r, alf_position prod)
@@ -40,7 +41,7 @@ static bool gate_passes(const struct alf_ring *r, alf_position prod, uint32_t n)
 		if (room < (int64_t)n)
 			return false;
 		uint64_t next = ((uint64_t)prod + (uint64_t)room) & TOPIC_POSITION_MASK;
-		next |= gate & ~TOPIC_POSITION_MASK;
+		next |= gate & TOPIC_KEEPS_MASK;
 		if (cas_seq_cst(&t->gate, &gate, next)) /* [GATE] */
 			return true;
 	}
@@ -110,13 +111,13 @@ static int reserve(const struct alf_ring *r, shared64 *op, uint32_t n, alf_posit
 	}
 }
 
-/* Evicts the message at position. Stores its handle if m has to free it. keepers: some subscribers
- * may want it to stay. */
+/* Evicts the message at position, if there is one. Stores its handle if m has to free it. keepers:
+ * some subscribers may want it to stay. */
 static bool evict(const struct qmempool *p, struct member *m, const struct alf_ring *r,
 		  alf_position position, bool keepers, uint64_t *handle)
 {
 	uint64_t index = alf_word(r, position) ^ alf_tag(r, position);
-	if (position < alf_capacity(r) || index >= p->total) /* none, or a tombstone */
+	if (index >= p->total) /* a tombstone */
 		return false;
 	struct buffer *b = pool_buffer(p, (uint32_t)index);
 	uint64_t word = load_acquire(&b->since); /* [HOLD] */

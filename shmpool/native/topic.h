@@ -136,7 +136,10 @@ enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
 
 #define TOPIC_TURNS_MAX 1024 /* compare-and-swaps lost in a row: a corrupted word */
 #define TOPIC_KEEPS_SHIFT 48 /* of the position in a cursor word; and in the gate */
-#define TOPIC_POSITION_MASK ((1ull << TOPIC_KEEPS_SHIFT) - 1)
+#define TOPIC_POSITION_BITS                                                                        \
+	(SHMPOOL_POSITION_BITS < TOPIC_KEEPS_SHIFT ? SHMPOOL_POSITION_BITS : TOPIC_KEEPS_SHIFT)
+#define TOPIC_POSITION_MASK ((1ull << TOPIC_POSITION_BITS) - 1)
+#define TOPIC_KEEPS_MASK (~0ull << TOPIC_KEEPS_SHIFT)
 _Static_assert(TOPIC_DEPTH_MAX < 1u << (64 - TOPIC_KEEPS_SHIFT), "a cursor word has its keeps");
 
 #define HOLD_PUBLISHED 1ull
@@ -210,10 +213,11 @@ static inline bool hold_is(uint64_t word, uint64_t state, uint32_t queue, uint64
 	return (word & ~HOLD_BITS) == hold_word(state, queue, (alf_position)position);
 }
 
-/* Returns how far one position of 48 bits lies behind another; negative if it lies before. */
+/* Returns how far one position of TOPIC_POSITION_BITS lies behind another; negative if it lies
+ * before. */
 static inline int64_t topic_distance(uint64_t position, uint64_t other)
 {
-	const int shift = 64 - TOPIC_KEEPS_SHIFT;
+	const int shift = 64 - TOPIC_POSITION_BITS;
 	return (int64_t)((position - other) << shift) >> shift;
 }
 

@@ -123,7 +123,7 @@ static uint32_t hand_out(struct subscriber *s, uint64_t *handle, uint64_t *posit
 static void accept_more(struct subscriber *s)
 {
 	s->end = (alf_position)(s->cursor + alf_capacity(s->r) - s->waiting);
-	topic_store_cursor(s, (uint32_t)(s->end - s->cursor));
+	topic_store_cursor(s, (alf_position)(s->end - s->cursor));
 }
 
 int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,

@@ -49,7 +49,7 @@ void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_pos
 {
 	const alf_position before = (alf_position)(position - alf_capacity(r));
 	const uint64_t index = word ^ alf_tag(r, before);
-	if (before < alf_capacity(r) || index >= p->total)
+	if (index >= p->total)
 		return;
 	struct buffer *b = pool_buffer(p, (uint32_t)index);
 	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
@@ -90,6 +90,14 @@ bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, 
 	return false;
 }
 
+/* True if a subscriber is barred from all messages before now: by this recoverer or a later one.
+ * Otherwise barred is of an earlier death. */
+static bool raised(const struct alf_ring *r, alf_position now, alf_position barred)
+{
+	const alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] read after barred */
+	return (alf_position)(barred - now) <= (alf_position)(prod - now);
+}
+
 uint32_t topic_vacate(const struct alf_ring *r, const struct topic_gone *gone)
 {
 	uint32_t vacated = 0;
@@ -99,9 +107,9 @@ uint32_t topic_vacate(const struct alf_ring *r, const struct topic_gone *gone)
 		uint64_t state = gone->state[i];
 		if (load_acquire(&s->state) != state) /* [TOPIC] */
 			continue;                     /* another recoverer was first */
-		alf_position now = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-		alf_position barred = load_acquire(&s->barred);        /* [TOPIC] */
-		while ((alf_distance)(now - barred) > 0 &&
+		const alf_position now = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
+		alf_position barred = load_acquire(&s->barred);              /* [TOPIC] */
+		while (!raised(r, now, barred) &&
 		       !cas_seq_cst(&s->barred, &barred, now)) /* [TOPIC] */
 			;
 		vacated += cas_seq_cst(&s->state, &state, 0); /* [TOPIC] */

@@ -93,6 +93,27 @@ void topic_store_cursor(struct subscriber *s, uint32_t keeps)
 	store_relaxed(&s->seen, alf_end(load_seq_cst(&s->r->q->prod))); /* [KEEP] */
 }
 
+/* Returns the first position between the oldest that is kept and prod at which a message is or will
+ * be. Not one from which a dead subscriber may still have a bit: barred was raised before the
+ * caller had its place, or is of no use to it. */
+static alf_position oldest(const struct alf_ring *r, const struct topic_subscriber *s,
+			   alf_position prod)
+{
+	alf_position position = (alf_position)(prod - alf_capacity(r));
+	const alf_distance barred =
+		(alf_distance)(load_acquire(&s->barred) - position); /* [TOPIC] */
+	if (barred > 0)
+		position = barred < (alf_distance)alf_capacity(r) ?
+				   position + (alf_position)barred :
+				   prod;
+	for (; position != prod; position++) {
+		const enum alf_at at = alf_at(r, position, alf_word(r, position));
+		if (at == ALF_AT_VALUE || at == ALF_AT_UNPUBLISHED)
+			break;
+	}
+	return position;
+}
+
 int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring *r, uint32_t policy,
 		    uint32_t start, struct subscriber *s)
 {
@@ -133,16 +154,11 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 	alf_position prod = alf_end(load_seq_cst(&r->q->prod)); /* [GATE] [KEEP] */
 	s->cursor = s->joined = prod;
 	if (start == TOPIC_OLDEST || policy == TOPIC_LATEST) {
-		s->cursor = (alf_position)(prod - kept);
+		s->cursor = oldest(r, s->shared, prod);
 		s->joined = policy == TOPIC_DROP_OLDEST ? s->cursor : prod;
-		if ((alf_distance)(s->cursor - kept) < 0)
-			s->cursor = kept;                               /* the first position */
-		alf_position barred = load_acquire(&s->shared->barred); /* [TOPIC] */
-		if ((alf_distance)(s->cursor - barred) < 0)
-			s->cursor = barred;
 	}
 	s->end = policy == TOPIC_BLOCK ? s->joined : (alf_position)(s->cursor + kept);
-	topic_store_cursor(s, s->keeper ? (uint32_t)(s->end - s->cursor) : 0);
+	topic_store_cursor(s, s->keeper ? (alf_position)(s->end - s->cursor) : 0);
 	if (policy == TOPIC_DROP_NEWEST) /* accepts or misses what came between */
 		topic_get_kept(p, m, s, NULL, NULL, 0);
 	if (policy == TOPIC_BLOCK && wait_anybody(&r->q->room_wait)) /* [WAIT] */
@@ -162,6 +178,19 @@ static void store_blocking(struct subscriber *s, alf_position before)
 	topic_store_cursor(s, keeps > 0 ? (uint32_t)keeps : 0);
 	if (keeps <= 0)
 		set_keeper(s, false);
+}
+
+/* With the narrow positions of tests: moves on what a cursor has passed, so that it stays less than
+ * half of all positions behind. */
+static inline void keep_near(struct subscriber *s)
+{
+	if (SHMPOOL_POSITION_BITS == 64 || (alf_distance)(s->cursor - s->joined) < 0)
+		return;
+	s->joined = s->cursor;
+	if (s->policy == TOPIC_BLOCK) {
+		s->end = s->cursor;
+		store_relaxed(&s->seen, alf_end(load_seq_cst(&s->r->q->prod))); /* [KEEP] */
+	}
 }
 
 int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
@@ -193,6 +222,7 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 				store_blocking(s, before);
 			else if (!s->keeper) /* no publisher reads it */
 				store_relaxed(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK);
+			keep_near(s);
 		}
 		ended = !got && unlikely(load_relaxed(&r->q->ended)) && alf_closed(r) &&
 			alf_end(load_acquire(&r->q->prod)) == s->cursor; /* [PROD] */

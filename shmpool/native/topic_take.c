@@ -8,6 +8,8 @@
 #include "topic.h"
 
 #define LAPPED_MOST 64 /* jumps of one get */
+/* Of a slot's word. */
+#define LAP_BITS (SHMPOOL_POSITION_BITS < 64 ? SHMPOOL_POSITION_BITS : 64 - ALF_LAP_SHIFT)
 
 /* Returns the holders word after a subscriber has let the message go that b is. */
 static uint64_t without(const struct member *m, const struct subscriber *s, const struct buffer *b,
@@ -78,7 +80,8 @@ static bool acquire(struct qmempool *p, struct member *m, const struct subscribe
  * before it is not published, perhaps because its publisher died; nobody can reserve this one. */
 static inline bool is_old(const struct alf_ring *r, alf_position position, uint64_t word)
 {
-	return (int64_t)(word - alf_tag(r, (alf_position)(position - alf_capacity(r)))) < 0;
+	const uint64_t later = word - alf_tag(r, (alf_position)(position - alf_capacity(r)));
+	return (int64_t)(later << (64 - ALF_LAP_SHIFT - LAP_BITS)) < 0;
 }
 
 enum topic_taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <ucontext.h>
 
+#include "blocking.h"
 #include "process.h"
 
 #define STACK (256u << 10)
@@ -56,6 +57,7 @@ static struct thread {
 	int64_t until_ns, most_ns;
 	bool woken;
 	bool holds; /* a script decides when its stores become visible */
+	bool idle;  /* its blocking_idle */
 } threads[STEER_THREADS];
 
 static char *stacks;
@@ -224,6 +226,18 @@ static void everybody_settles(void)
 }
 
 /* Steps. */
+
+/* Runs a thread until it calls leave_to_scheduler(). */
+static void let_run(int thread)
+{
+	struct thread *t = &threads[thread];
+	self = thread;
+	blocking_idle = t->idle;
+	swapcontext(&scheduler, &t->context);
+	t->idle = blocking_idle;
+	blocking_idle = false;
+	self = -1;
+}
 
 static void leave_to_scheduler(void)
 {
@@ -655,9 +669,7 @@ void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, voi
 			steer_between();
 		turn = steer_random(2 * how.mean);
 		threads[next].suspended_until = 0;
-		self = next;
-		swapcontext(&scheduler, &threads[next].context);
-		self = -1;
+		let_run(next);
 		if (how.delay)
 			settle_some();
 	}
@@ -696,9 +708,7 @@ enum steer_stop steer_go(uint32_t thread, const struct steer_point *point)
 		steer_failed("thread %u is dead and has to make a step", thread);
 	script.point = point ? *point : nowhere;
 	script.left = script.point.nth;
-	self = (int)thread;
-	swapcontext(&scheduler, &t->context);
-	self = -1;
+	let_run((int)thread);
 	steer_between();
 	return script.stop;
 }

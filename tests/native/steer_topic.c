@@ -25,6 +25,7 @@ static uint32_t posted;
 static uint32_t at[POSITIONS];  /* the post at a position, if it is known */
 static bool skipped[POSITIONS]; /* by a subscriber that blocks: nothing is there */
 static const struct alf_ring *ring;
+static alf_position base;       /* of position 0 in the ring */
 static uint32_t calls, returns; /* of all threads, on the topic */
 static bool ended;
 
@@ -48,7 +49,7 @@ static uint32_t holders[CAPACITY_MOST]; /* by buffer: a bit for each reading tha
 /* Returns how many positions have been reserved. */
 static uint32_t reserved(void)
 {
-	return (uint32_t)(alf_end(ring->q->prod) - DEPTH);
+	return (uint32_t)(alf_position)(alf_end(ring->q->prod) - base);
 }
 
 static bool closed(void)
@@ -58,7 +59,12 @@ static bool closed(void)
 
 static uint32_t position_of(alf_position position)
 {
-	return (uint32_t)(position - DEPTH);
+	return (uint32_t)(alf_position)(position - base);
+}
+
+static alf_position in_ring(uint32_t position)
+{
+	return (alf_position)(base + (alf_position)(int32_t)position);
 }
 
 static uint64_t word_at(uint32_t position)
@@ -68,7 +74,7 @@ static uint64_t word_at(uint32_t position)
 
 static enum alf_at state_at(uint32_t position)
 {
-	return alf_at(ring, (alf_position)position + DEPTH, word_at(position));
+	return alf_at(ring, in_ring(position), word_at(position));
 }
 
 static uint32_t number_of(uint64_t handle)
@@ -96,8 +102,7 @@ static int64_t room(uint32_t n)
 			return 0;
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
 		const struct topic_subscriber *s = &topic_of(ring)->subscriber[i];
-		int64_t has = (int64_t)((s->cursor & TOPIC_POSITION_MASK) + DEPTH -
-					alf_end(ring->q->prod));
+		int64_t has = topic_distance(s->cursor + DEPTH, alf_end(ring->q->prod));
 		if ((s->state & TOPIC_STATE_MASK) == TOPIC_LIVE && s->state &&
 		    s->policy == TOPIC_BLOCK && has < least)
 			least = has;
@@ -140,7 +145,7 @@ static void learn_ring(void)
 		const uint32_t index = word_at(position) & ALF_INDEX_MASK;
 		if (state_at(position) == ALF_AT_VALUE &&
 		    pool_buffer(&world_actors[LAST].pool, index)->owner ==
-			    owner_transit(TOPIC, (alf_position)position + DEPTH))
+			    owner_transit(TOPIC, in_ring(position)))
 			learn(*world_text(index), position);
 	}
 }
@@ -170,7 +175,7 @@ static void check_holds(const struct reading *r)
 		const struct buffer *b =
 			pool_buffer(&world_actors[LAST].pool, handle_index(r->hand[i]));
 		SAME(r->number[i], number_of(r->hand[i]));
-		DEMAND(b->owner == owner_transit(TOPIC, (alf_position)r->position[i] + DEPTH));
+		DEMAND(b->owner == owner_transit(TOPIC, in_ring(r->position[i])));
 		DEMAND(b->since >> r->s.number & 1);
 		DEMAND(hold_state(b->since) != HOLD_FINAL);
 	}
@@ -319,7 +324,7 @@ static void get(uint32_t me, struct reading *r, uint32_t n, bool wait)
 	a->waits_on = NULL;
 	const bool alone = quiet(call);
 	for (int i = 0; i < got; i++)
-		receive(me, r, handle[i], (uint32_t)position[i]);
+		receive(me, r, handle[i], position_of((alf_position)(position[i] + DEPTH)));
 	DEMAND(got > 0 || got == -EAGAIN || (got == -EINTR && wait) || (got == -EPIPE && closed()));
 	if (alone && (got <= 0 || r->s.policy == TOPIC_LATEST))
 		SAME(reserved(), position_of(r->s.cursor));
@@ -440,9 +445,23 @@ void topic_make(void)
 					 DEPTH, ALF_TOPIC, &free_them));
 }
 
+/* Narrow positions (SHMPOOL_POSITION_BITS): begins up to four rings before they wrap. */
+static void begin_before_the_end(void)
+{
+	base = (alf_position)(0 - (1 + steer_random(4)) * DEPTH);
+	ring->q->prod = ring->q->cons = base;
+	for (uint32_t i = 0; i < DEPTH; i++)
+		ring->slot[i] = alf_tag(ring, (alf_position)(base - DEPTH)) | ALF_TOMBSTONE;
+	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++)
+		topic_of(ring)->subscriber[i].barred = base;
+}
+
 void topic_begin(void)
 {
 	ring = DEPTH ? queue_ring(&world_actors[LAST].pool, TOPIC) : NULL;
+	base = DEPTH;
+	if (ring && SHMPOOL_POSITION_BITS < 64)
+		begin_before_the_end();
 	posted = calls = returns = 0;
 	ended = false;
 	for (uint32_t i = 0; i < STEER_THREADS * SUBSCRIPTIONS; i++) /* of threads that died */
@@ -491,9 +510,8 @@ uint32_t topic_kept(void)
 		if (state_at(position) != ALF_AT_VALUE)
 			continue;
 		const struct buffer *b = pool_buffer(&world_actors[LAST].pool, index);
-		DEMAND(b->owner == owner_transit(TOPIC, (alf_position)position + DEPTH));
-		DEMAND(b->since ==
-		       hold_word(HOLD_PUBLISHED, TOPIC, (alf_position)position + DEPTH));
+		DEMAND(b->owner == owner_transit(TOPIC, in_ring(position)));
+		DEMAND(b->since == hold_word(HOLD_PUBLISHED, TOPIC, in_ring(position)));
 		n += world_parts(index);
 	}
 	return n;

@@ -783,7 +783,7 @@ static uint64_t part(uint32_t i, uint64_t *size)
 		if (i == QUEUES + 1 && world_profile->topic)
 			*size = (world_profile->topic * (1 + SUBSCRIBERS_MAX) + TOPIC_SLOTS) *
 				sizeof(uint64_t);
-		return world_segment.rings_offset + (i - 1) * sizeof(uint64_t) * ALF_CAPACITY_MAX;
+		return world_segment.rings_offset + (i - 1) * sizeof(uint64_t) * RING_SLOTS;
 	}
 	*size = total() * sizeof(struct buffer);
 	return world_segment.headers_offset;
