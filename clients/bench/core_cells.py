@@ -91,10 +91,9 @@ EIGHT_CYCLE = (Work.CYCLE, Place.OVERSUBSCRIBED, 8, 0)
 
 
 def _queue(what: str, shape: tuple[Work, Place, int, int], goals: dict[int, float]) -> list[Cell]:
-    """A cell for each bulk, with its goal; in ns if there are more workers than cores."""
-    against = "" if Place.OVERSUBSCRIBED in shape else "baselines"
+    """A cell for each bulk, with its goal."""
     return [
-        Cell(f"queue, {what}, bulk {bulk}", QUEUES, *shape, bulk, limit=limit, against=against)
+        Cell(f"queue, {what}, bulk {bulk}", QUEUES, *shape, bulk, limit=limit, against="baselines")
         for bulk, limit in goals.items()
     ]
 
@@ -104,9 +103,9 @@ def _pool(what: str, held: int, bulk: int, limit: float = 0, against: str = "") 
     return Cell(f"pool, {what}", POOLS, *shape, bulk, held, limit=limit, against=against)
 
 
-def _freed(bulk: int, limit: float) -> Cell:
+def _freed(bulk: int, against: str) -> Cell:
     name, shape = f"pool, freed by another, bulk {bulk}", (Work.HAND_OVER, Place.TWO_CORES, 1, 1)
-    return Cell(name, HANDED, *shape, bulk, limit=limit, against="pool_rte")
+    return Cell(name, HANDED, *shape, bulk, limit=1, against=against)
 
 
 CELLS = [
@@ -114,19 +113,20 @@ CELLS = [
     Cell("queue, 1 core, single, bulk 1", (*QUEUES, "queue_ours_multi"), *ALONE, 1,
          single=True, limit=0.5, against="queue_ours_multi"),
     *_queue("1 to 1", PAIR, {1: 1, 8: 1, 32: 1, 128: 0, 256: 0}),
-    Cell("queue, 1 to 1, single, bulk 1", QUEUES, *PAIR, 1, single=True, limit=2.5),
+    Cell("queue, 1 to 1, single, bulk 1", QUEUES, *PAIR, 1,
+         single=True, limit=1, against="baselines"),
     *_queue("2 get and put", TWO_CYCLE, {1: 1, 8: 1, 32: 1}),
-    *_queue("8 to 8", EIGHT_EIGHT, {1: 60, 32: 2.5}),
-    *_queue("8 get and put", EIGHT_CYCLE, {1: 100}),
+    *_queue("8 to 8", EIGHT_EIGHT, {1: 1, 32: 1}),
+    *_queue("8 get and put", EIGHT_CYCLE, {1: 1}),
     _pool("reuse of one buffer", 1, 1, 1, "pool_original"),
     _pool("256 one by one", 256, 1, 1, "pool_original"),
     _pool("256 in bulks of 8", 256, 8),
     _pool("256 at once", 256, 256),
-    _pool("bulk 32", 32, 32, 1),
+    _pool("bulk 32", 32, 32, 1, "pool_rte"),
     Cell("pool, 8 workers, 256", POOLS, Work.POOL, Place.OVERSUBSCRIBED, 8, 0, 1, 256,
          limit=1, against="pool_rte"),
-    # Bulks of 32 have no goal: they pay for owner words, which DPDK does not have.
-    _freed(1, 1), _freed(8, 1), _freed(32, 0),
+    # Bulks of 32 pay for owner words, which DPDK does not have.
+    _freed(1, "pool_rte"), _freed(8, "pool_rte"), _freed(32, "pool_rte_owner"),
     Cell("whole path, 64 bytes", POOLS, Work.PATH, Place.TWO_CORES, 1, 1, 32, limit=67.2),
     # The other scenarios are measured when every page was used once. For a page of 4 KiB:
     Cell("first touch in a process", TOUCHES, Work.TOUCH, Place.ONE_CORE, 1, 0, 1),

@@ -61,6 +61,19 @@ static ALWAYS_INLINE void count_up(uint64_t *p, uint64_t v)
 #endif
 }
 
+/* True if *p is v, read relaxed: one instruction. Compilers make two of an atomic load and a
+ * comparison. */
+static ALWAYS_INLINE bool equals_relaxed(const uint64_t *p, uint64_t v)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+	bool equal;
+	__asm__("cmpq %2, %1" : "=@cce"(equal) : "m"(*p), "r"(v));
+	return equal;
+#else
+	return load_relaxed(p) == v;
+#endif
+}
+
 /* Compiler barrier. The other side's membarrier(2) is the barrier for the processor, so that this
  * side costs nothing. */
 static inline void barrier_asymmetric(void)

@@ -196,7 +196,7 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 	for (uint32_t i = n; i--;) { /* from the last one on: transfer_take_all() */
 		const uint64_t h = handle[i];
 		struct buffer *b = &buffers[handle_index(h)];
-		if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
+		if (unlikely(handle_index(h) >= capacity) || !owner_is_each(b, mine, h)) {
 			pool_unfree(p, handle + i + 1, n - i - 1);
 			return false;
 		}

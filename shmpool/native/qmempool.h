@@ -106,7 +106,7 @@ static ALWAYS_INLINE int qmempool_mark(struct qmempool *p, struct member *m, con
 	for (uint32_t i = 0; i < n; i++) {
 		const uint64_t h = handle[i];
 		struct buffer *b = &buffers[handle_index(h)];
-		if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
+		if (unlikely(handle_index(h) >= capacity) || !owner_is_each(b, mine, h)) {
 			int error = qmempool_check(p, m, h);
 			if (error) {
 				qmempool_unmark(p, m, handle, i);

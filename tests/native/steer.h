@@ -90,6 +90,7 @@ uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint
 #define add_relaxed(p, v) add_seq_cst(p, v)
 #define cas_seq_cst(p, expected, desired)                                                          \
 	steer_cas((p), (expected), (uint64_t)(uintptr_t)(desired), sizeof(*(p)), __func__)
+#define equals_relaxed(p, v) (load_relaxed(p) == (v))
 #define count_up(p, v) steer_count_up((p), (uint64_t)(v), __func__)
 #define store_run_release(slot, tag, word, keep, n)                                                \
 	steer_store_run((slot), (tag), (word), (keep), (n), __func__)
