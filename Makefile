@@ -23,7 +23,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-warm bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-warm bench-free-ring bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -178,6 +178,9 @@ bench-lanes: $(VENV)/.demo
 
 bench-warm: $(VENV)/.demo
 	$(BIN)/python -m clients.bench.warm $(ARGS)
+
+bench-free-ring: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.free_ring $(ARGS)
 
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)
