@@ -115,7 +115,10 @@ def _limits(why: Native, option: Option, beside: Native) -> str:
     """Returns what narrows the range of a refused option of that geometry."""
     parts, number = classes_of(beside), why.size_class
     if why.option == lib.SHMPOOL_QUEUES:
-        return f"buffer_size has {len(parts)} values"
+        n, warm = len(parts), option.most - why.most - len(parts) + 1  # rings of their own: warm.h
+        if n == 1:
+            return f"buffer_size is {parts[0].buffer_size}"
+        return f"buffer_size has {n} values" + (f", {warm} of them large" if warm else "")
     if why.option == lib.SHMPOOL_BUFFER_SIZE and why.least > option.least:
         return f"buffer_size[{number - 1}] is {parts[number - 1].buffer_size}"
     return " and ".join(

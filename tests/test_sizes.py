@@ -64,8 +64,9 @@ def test_what_was_asked_for(make_pool: MakePool) -> None:
         ),
         ({"capacity": [64, 16, 1]}, "capacity[2] is 1; it must be a power of two from 2 to"),
         (
-            {"queues": 1022},
-            "queues is 1022; it must be from 1 to 1021, as buffer_size has 3 values",
+            {"queues": 1021},
+            "queues is 1021; it must be from 1 to 1020, as buffer_size has 3 values, 1 of them"
+            " large",
         ),
         ({"capacity": [64, 48, 4]}, "capacity[1] is 48; it must be a power of two"),
         ({"prealloc": [0, 0, 5]}, "prealloc[2] is 5; it must be from 0 to 4, as capacity is 4"),

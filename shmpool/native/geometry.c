@@ -55,7 +55,8 @@ uint32_t geometry_warm(const struct shmpool_geometry *of)
 	uint32_t room = ALF_CAPACITY_MIN;
 	if (of->buffer_size < GEOMETRY_WARM_SIZE)
 		return 0;
-	while (2 * room * of->buffer_size <= GEOMETRY_WARM_BYTES)
+	/* By division: buffer_size may be anything. */
+	while (room <= GEOMETRY_WARM_BYTES / of->buffer_size / 2)
 		room *= 2;
 	return room;
 }
@@ -176,9 +177,9 @@ int geometry_check(struct shmpool_geometry *g, struct shmpool_refusal *why)
 		if (!error && of.buffer_size <= smaller)
 			error = refuse_option(why, SHMPOOL_BUFFER_SIZE, smaller + 1,
 					      BUFFER_SIZE_MAX);
+		warm += !error && geometry_warm(&of);
 		/* An op record has no number for more. */
-		warm += geometry_warm(&of) != 0;
-		if (!error && of.queues + i + warm > QUEUES_MAX)
+		if (!error && i + 1 == g->classes && of.queues + i + warm > QUEUES_MAX)
 			error = refuse_option(why, SHMPOOL_QUEUES, 1, QUEUES_MAX - i - warm);
 		if (i)
 			g->more[i - 1] = (struct shmpool_class) { of.buffer_size,

@@ -70,8 +70,8 @@ void grown(struct scene *s)
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n));
 	qmempool_drain(&s->pool, s->a);
 	qmempool_drain(&s->pool, s->b);
-	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, 1, WAIT_NEVER));
-	EQUAL(0, qmempool_free(&s->pool, s->b, handle[0]));
+	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, CACHE, WAIT_NEVER));
+	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, CACHE));
 	CHECK(*segment_extent(&s->of->segment, 1) == EXTENT_PRESENT);
 }
 
