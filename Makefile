@@ -24,7 +24,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net sweep pairs soak steer mutants relacy fuzz docs site tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net sweep pairs soak steer mutants relacy fuzz docs site tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -169,6 +169,9 @@ bench-arrays: $(VENV)/.demo
 
 bench-chains: $(VENV)/.demo
 	$(BIN)/python -m clients.bench.chains $(ARGS)
+
+bench-headers: $(VENV)/.dev
+	$(BIN)/python -W ignore -m clients.bench.headers $(ARGS)
 
 bench-objects: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.objects $(ARGS)

@@ -15,6 +15,7 @@ import pytest
 
 import shmpool
 from shmpool import _hot
+from shmpool.net.headers import Checksums, Headers
 from shmpool.rpc import protocol
 
 STUB = ast.parse(Path(shmpool.__file__).with_name("_hot.pyi").read_text())
@@ -159,6 +160,20 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.Burst, "spread"): lambda: pool.alloc_many(2).spread(
             queues=[queue], keys=[0, 0], timeout=0
         ),
+        (shmpool.Burst, "headers"): lambda: pool.alloc_many(2).headers(link=1, at=0, inner=True),
+        (shmpool.Burst, "flow_hash"): lambda: pool.alloc_many(2).flow_hash(
+            headers=None, key=None, symmetric=True, ports=True, store=True
+        ),
+        (shmpool.Burst, "checksums"): lambda: pool.alloc_many(2).checksums(
+            link=1, at=0, inner=False
+        ),
+        (shmpool.Burst, "set_checksums"): lambda: pool.alloc_many(2).set_checksums(
+            link=1, at=0, ip=True, transport=True, inner=False
+        ),
+        (shmpool.Burst, "decrement_ttl"): lambda: pool.alloc_many(2).decrement_ttl(link=1, at=0),
+        (shmpool.Burst, "select"): lambda: pool.alloc_many(2).select(mask=[True, False]),
+        (shmpool.Burst, "sort"): lambda: pool.alloc_many(2).sort(by=[2, 1]),
+        (shmpool.Burst, "partition"): lambda: pool.alloc_many(2).partition(by=[2, 1]),
         (shmpool.Burst, "column"): lambda: pool.alloc_many(2).column(offset=0, dtype="u1"),
         (shmpool.Burst, "set_column"): lambda: pool.alloc_many(2).set_column(
             offset=0, values=1, dtype="u1"
@@ -223,6 +238,7 @@ def named_by(thing: Any) -> set[type]:
     """
     foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
     foreign |= {"np": np, "NDArray": npt.NDArray}
+    foreign |= {"Headers": Headers, "Checksums": Checksums}
     ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer, "AlfQueue": shmpool.AlfQueue}
     hints = get_type_hints(thing, localns={**ours, **foreign})
     return set().union(*map(named_in, hints.values()))
@@ -270,7 +286,8 @@ def test_what_waits_can_be_awaited() -> None:
 def test_what_public_signatures_name_is_public() -> None:
     """Each class in an annotation of public functions, methods and records is in __all__.
 
-    The exception are the requests, which are in shmpool.rpc.protocol.
+    The exception are the requests, which are in shmpool.rpc.protocol, and the headers of packets,
+    which are in shmpool.net.headers.
     """
     named: set[type] = set()
     for name in shmpool.__all__:
@@ -286,4 +303,5 @@ def test_what_public_signatures_name_is_public() -> None:
         elif inspect.isfunction(value):
             named |= named_by(value)
     assert {shmpool.Message, shmpool.Member, shmpool.Geometry, shmpool.QueueStats} <= named
-    assert {protocol.Request} >= {kind for kind in named if kind.__name__ not in shmpool.__all__}
+    elsewhere = {protocol.Request, Headers, Checksums}
+    assert elsewhere >= {kind for kind in named if kind.__name__ not in shmpool.__all__}

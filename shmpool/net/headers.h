@@ -3,8 +3,9 @@
  * headers.h - the functions of the module that work on the headers of a whole burst.
  *
  * A packet is what a buffer has from offset at on; of a chain, what its first buffer has. Each call
- * is one pass, with the interpreter's lock held: 256 packets take 5 us, and the largest burst less
- * than the 5 ms after which another thread may ask for the lock.
+ * is one pass, with the interpreter's lock held: 256 packets take 7 us, and their checksums 20 us
+ * at 500 bytes each. The largest burst takes 2 ms and 5 ms, and after 5 ms another thread may ask
+ * for the lock anyway, so to release it would not pay.
  */
 #ifndef SHMPOOL_HEADERS_H
 #define SHMPOOL_HEADERS_H
