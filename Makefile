@@ -24,7 +24,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net sweep pairs soak steer mutants relacy fuzz docs site tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net sweep pairs soak steer mutants relacy fuzz docs site release share tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -118,6 +118,14 @@ soak: $(VENV)/.dev
 
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)
+
+# make release ARGS=1.2.3: version, changelog, build, checks, bill of materials, commit, tag. Sends nothing.
+release: $(VENV)/.dev
+	$(BIN)/python .ci/release $(ARGS)
+
+# Man pages and completion files in build/share, for packages of distributions.
+share: $(VENV)/.dev
+	rm -rf build/share && $(BIN)/python .ci/share build/share
 
 fuzz: $(VENV)/.dev
 	$(PIP) atheris

@@ -24,7 +24,7 @@ except importlib.metadata.PackageNotFoundError:
 
 ROOT = Path(__file__).resolve().parent.parent
 # What MANIFEST.in names. A checkout has more: environments, caches, what was built.
-FOLDERS = ("shmpool", "tests", "clients", "docs", "packaging", ".ci")
+FOLDERS = ("shmpool", "tests", "clients", "docs", "packaging", ".ci", ".github")
 FILES = (
     "*.md", "LICENSE", "Makefile", "MANIFEST.in", "mkdocs.yml", "pyproject.toml", "setup.py",
     ".clang-format", ".gitignore",
