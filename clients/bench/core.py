@@ -19,9 +19,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .building import built
 from .core_cells import BASELINES, CELLS, CONTESTANTS, LINE, OURS, Cell, Place
 
-NATIVE = Path(__file__).resolve().parent / "native"
 # jemalloc is loaded late and needs more room for thread-local variables than glibc reserves.
 TUNABLES = {"GLIBC_TUNABLES": "glibc.rtld.optional_static_tls=16384"}
 TRIES = 4  # for an undisturbed sample
@@ -122,9 +122,8 @@ class Program:
     """The C program, which takes one sample for each line that it is sent."""
 
     def __init__(self, compiler: str) -> None:
-        subprocess.run(["make", "-s", "-C", NATIVE, f"CC={compiler}"], check=True)
         process = self._process = subprocess.Popen(
-            [NATIVE / "build" / compiler.replace("/", "_") / "bench"],
+            [built("bench", compiler)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
             env=os.environ | TUNABLES,
         )  # fmt: skip

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import click
 
+from .building import built
+
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "instructions.json"
 RISE = 1.05  # times the stored figure: the most that an operation may take
@@ -49,8 +51,7 @@ def kept() -> dict[str, float]:
 def count(only: Collection[str] = (), size: Sequence[int] = ()) -> dict[str, float]:
     """Counts the instructions per element of every operation, or of some. size: members, queues
     and capacity of the pool, if it shall be larger than usual."""
-    subprocess.run(["make", "-s", "-C", str(HERE / "native"), "count"], check=True)
-    program = str(HERE / "native" / "build" / "gcc" / "count")
+    program = str(built("count"))
     listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
     operations = dict(line.split() for line in listed.splitlines())
     return {

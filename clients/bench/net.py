@@ -24,7 +24,8 @@ import click
 import shmpool
 from shmpool.net import PacketSource
 
-NATIVE = Path(__file__).resolve().parent / "native"
+from .building import NATIVE, built
+
 PROGRAM = NATIVE / "build" / "gcc" / "net_receive"
 NEWNET = 0x40000000
 POOL = "shmpool"
@@ -188,7 +189,7 @@ def main(sizes: tuple[int, ...], turns: int, seconds: float, receive: str | None
     if receive is not None:
         click.echo(" ".join(map(str, PYTHON[receive]("veth1", Clock(seconds)))))
         return
-    subprocess.run(["make", "-s", "-C", str(NATIVE), "net_receive"], check=True)
+    built("net_receive")
     names = [name for name in (POOL, ONLY, MALLOC, BYTES, PCAPY, SCAPY) if installed(name)]
     make_interfaces()
     for size in sizes or (60, 512, 1500):

@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 import uvloop
@@ -25,7 +24,8 @@ from rich.table import Table
 
 import shmpool
 
-NATIVE = Path(__file__).resolve().parent / "native"
+from .building import built
+
 WAKES = 100  # of each kind in a round
 WAITERS = 10_000
 IDLE_S = 3.0
@@ -35,8 +35,7 @@ Receive = Callable[[], Awaitable[float]]
 
 def native_ways(rounds: int) -> dict[str, list[tuple[float, float]] | None]:
     """By way: microseconds to the wake-up and of the trigger, by round; None if it is refused."""
-    subprocess.run(["make", "-s", "-C", str(NATIVE), "wake_ways"], check=True)
-    program = NATIVE / "build" / "gcc" / "wake_ways"
+    program = built("wake_ways")
     text = subprocess.run([program, str(rounds)], capture_output=True, text=True, check=True).stdout
     found: dict[str, list[tuple[float, float]] | None] = {}
     for name, *figures in (line.split("|") for line in text.splitlines()):
