@@ -56,7 +56,7 @@ int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		 uint32_t n, int64_t deadline_ns);
 
 /* True if this thread's last wait ended while nothing had come. A long wait is made in slices: the
- * next one does not poll first, 100 times for nothing 5 times a second. Only blocking.c uses it, and
+ * next one does not poll first, 100 times for nothing 5 times a second. Used by blocking.c, and by
  * a scheduler of tests that runs several threads in one. */
 extern _Thread_local bool blocking_idle __attribute__((tls_model("initial-exec")));
 

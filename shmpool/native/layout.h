@@ -228,8 +228,8 @@ _Static_assert(offsetof(struct lane_table, active) % CACHE_LINE == 0,
 	       "read only, while it does not change");
 #define LANE_TABLE_SLOTS ((uint32_t)(sizeof(struct lane_table) / sizeof(shared64)))
 
-/* The addresses that each named queue has, in slots: for the largest ring, and in the tests with the
- * smallest positions for a topic. */
+/* The addresses that each named queue has, in slots: for the largest ring; in tests with positions
+ * of 8 bits, for a topic. */
 #define RING_SLOTS (SHMPOOL_POSITION_BITS == 8 ? 2048u : ALF_CAPACITY_MAX)
 
 /* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers gets each buffer.

@@ -5,6 +5,7 @@
 #include "kill_place.h"
 
 #include "check.h"
+#include "kill_topic.h"
 #include "kill_victim.h"
 #include "place.h"
 
@@ -18,9 +19,9 @@ static void settle(struct place *of, uint32_t most, struct shown_list *out,
 	of->armed = !most;
 }
 
+/* In a pool that the victim has opened. */
 static void make_place(struct scene *s, uint32_t index, enum shmpool_wanted what)
 {
-	attach_locally(s);
 	place_settle = settle;
 	place = (struct place) { .number = (uint32_t)s->opened,
 				 .index = index,
@@ -33,17 +34,42 @@ static void make_place(struct scene *s, uint32_t index, enum shmpool_wanted what
 
 void place_of_data(struct scene *s)
 {
+	attach_locally(s);
 	make_place(s, s->subject, SHMPOOL_DATA);
 }
 
 void place_of_room(struct scene *s)
 {
+	attach_locally(s);
 	make_place(s, s->subject, SHMPOOL_ROOM);
 }
 
 void place_of_buffers(struct scene *s)
 {
+	attach_locally(s);
 	make_place(s, (uint32_t)scene_sizes, SHMPOOL_FREE);
+}
+
+void place_of_messages(struct scene *s)
+{
+	static struct subscriber mine;
+	attach_locally(s);
+	const uint32_t topic = topic_ring(s)->id;
+	struct qmempool *p = opening_pool((uint32_t)s->opened);
+	EQUAL(0, topic_subscribe(p, s->v, queue_ring(p, topic), TOPIC_BLOCK, TOPIC_OLDEST, &mine));
+	make_place(s, topic | mine.number << SHMPOOL_SUBSCRIBER_SHIFT, SHMPOOL_MESSAGE);
+}
+
+void place_of_messages_armed(struct scene *s)
+{
+	place_of_messages(s);
+	EQUAL(0, place_arm(s));
+}
+
+void place_of_topic_room(struct scene *s)
+{
+	attach_locally(s);
+	make_place(s, topic_ring(s)->id, SHMPOOL_ROOM);
 }
 
 void place_armed(struct scene *s)
@@ -101,4 +127,12 @@ void check_awake(struct scene *s)
 	check_word(&s->ring->q->data_wait);
 	check_word(&s->ring->q->room_wait);
 	check_word(&pool_shared(s->of)->free_wait);
+}
+
+void check_topic_awake(struct scene *s)
+{
+	check_awake(s);
+	check_word(&topic_ring(s)->q->data_wait);
+	check_word(&topic_ring(s)->q->room_wait);
+	check_topic(s);
 }

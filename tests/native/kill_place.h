@@ -13,8 +13,11 @@
 void place_of_data(struct scene *s);
 void place_of_room(struct scene *s);
 void place_of_buffers(struct scene *s);
-void place_armed(struct scene *s);          /* counted, and there are messages */
-void place_beside_another(struct scene *s); /* the same, and another sleeper is counted */
+void place_of_messages(struct scene *s);       /* of a subscriber that blocks */
+void place_of_messages_armed(struct scene *s); /* the same, counted */
+void place_of_topic_room(struct scene *s);     /* of a publisher */
+void place_armed(struct scene *s);             /* counted, and there are messages */
+void place_beside_another(struct scene *s);    /* the same, and another sleeper is counted */
 
 /* The operations that are killed. */
 int place_arm(struct scene *s);
@@ -24,5 +27,6 @@ int place_pass(struct scene *s);
 
 /* Nobody is counted asleep, so no change makes a system call, and no wake-up goes to the dead. */
 void check_awake(struct scene *s);
+void check_topic_awake(struct scene *s); /* nor at the topic, which is whole: check_topic() */
 
 #endif

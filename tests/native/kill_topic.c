@@ -29,7 +29,7 @@ static uint32_t slows; /* how many there are */
 static bool gives_up;
 static alf_position slow_from;
 
-static const struct alf_ring *topic(struct scene *s)
+const struct alf_ring *topic_ring(struct scene *s)
 {
 	int number = queue_find(&s->pool, "topic");
 	return number > 0 ? queue_ring(&s->pool, (uint32_t)number) : NULL;
@@ -42,7 +42,7 @@ static int say(struct scene *s, struct member *m, uint32_t number)
 				  &handle);
 	if (error)
 		return error;
-	error = blocking_publish(&s->pool, m, topic(s), &handle, 1, WAIT_NEVER);
+	error = blocking_publish(&s->pool, m, topic_ring(s), &handle, 1, WAIT_NEVER);
 	if (error)
 		DEMAND(qmempool_free(&s->pool, m, handle) == 0);
 	return error;
@@ -58,7 +58,7 @@ static void check_watched(struct scene *s)
 {
 	for (uint32_t i = 0; i < watched_n; i++) {
 		const struct buffer *b = pool_buffer(&s->pool, handle_index(watched[i]));
-		DEMAND(b->owner & OWNER_TRANSIT && owner_queue(b->owner) == topic(s)->id);
+		DEMAND(b->owner & OWNER_TRANSIT && owner_queue(b->owner) == topic_ring(s)->id);
 		DEMAND(hold_state(b->since) != HOLD_FINAL && b->since >> watch.number & 1);
 		DEMAND(number_of(watched[i]) == watched_number[i]);
 	}
@@ -103,8 +103,8 @@ static void begin_recording(struct scene *s)
 {
 	uint64_t handle, position;
 	recorded = true;
-	DEMAND(topic_subscribe(&s->pool, s->b, topic(s), TOPIC_BLOCK, TOPIC_OLDEST, &recorder) ==
-	       0);
+	DEMAND(topic_subscribe(&s->pool, s->b, topic_ring(s), TOPIC_BLOCK, TOPIC_OLDEST,
+			       &recorder) == 0);
 	if (topic_get(&s->pool, s->b, &recorder, &handle, &position, 1) != 1)
 		return;
 	record(number_of(handle));
@@ -121,7 +121,7 @@ static void check_recorder(struct scene *s)
 	for (uint32_t i = 0; i <= 2 * DEPTH && !error; i++)
 		error = say(s, s->a, FROM_AFTER + 80 + i);
 	DEMAND(error == -ENOBUFS);
-	DEMAND(alf_end(topic(s)->q->prod) - recorder.cursor <= DEPTH + s->operation->n);
+	DEMAND(alf_end(topic_ring(s)->q->prod) - recorder.cursor <= DEPTH + s->operation->n);
 	while (topic_get(&s->pool, s->b, &recorder, &handle, &position, 1) == 1) {
 		record(number_of(handle));
 		topic_let_go(&s->pool, s->b, &recorder, &handle, 1);
@@ -135,7 +135,8 @@ static void check_recorder(struct scene *s)
 static void come(struct scene *s)
 {
 	uint64_t position[DEPTH];
-	if (topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &newcomer))
+	if (topic_subscribe(&s->pool, s->b, topic_ring(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST,
+			    &newcomer))
 		return;
 	came = true;
 	int got = topic_get(&s->pool, s->b, &newcomer, taken, position, DEPTH);
@@ -184,7 +185,7 @@ static void hear_slowly(struct scene *s, struct slow *slow, uint32_t n)
 static void give_up(struct scene *s)
 {
 	struct shmpool_recovery out;
-	uint64_t *state = &topic_of(topic(s))->subscriber[slow[1].in.number].state;
+	uint64_t *state = &topic_of(topic_ring(s))->subscriber[slow[1].in.number].state;
 	gives_up = false;
 	slows = 1;
 	free(slow[1].in.backlog);
@@ -196,13 +197,13 @@ static void give_up(struct scene *s)
  * accepted. */
 static void check_slow(struct scene *s)
 {
-	const uint64_t all = alf_end(topic(s)->q->prod) - slow_from;
+	const uint64_t all = alf_end(topic_ring(s)->q->prod) - slow_from;
 	for (uint32_t i = 0; i < slows; i++) {
 		hear_slowly(s, &slow[i], 4 * DEPTH);
 		DEMAND(slow[i].got >= DEPTH && slow[i].got + slow[i].in.gaps <= all &&
 		       slow[i].got + slow[i].in.gaps + DEPTH >= all);
 		topic_unsubscribe(&s->pool, s->b, &slow[i].in);
-		DEMAND(topic_of(topic(s))->subscriber[slow[i].in.number].state == 0);
+		DEMAND(topic_of(topic_ring(s))->subscriber[slow[i].in.number].state == 0);
 	}
 	slows = 0;
 }
@@ -217,8 +218,8 @@ void topic_filled(struct scene *s)
 	taken_n = filled = last_recorded = 0;
 	records = recorded = crowded = came = false;
 	CHECK(queue_create(&s->pool, s->b, "topic", DEPTH, ALF_TOPIC, &on_death) > 0);
-	EQUAL(0,
-	      topic_subscribe(&s->pool, s->a, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &watch));
+	EQUAL(0, topic_subscribe(&s->pool, s->a, topic_ring(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST,
+				 &watch));
 	while (published < DEPTH + 1)
 		EQUAL(0, say(s, s->b, FROM_TOPIC + published++));
 	hear(s, s->a);
@@ -228,11 +229,11 @@ void topic_filled(struct scene *s)
 void topic_slow(struct scene *s)
 {
 	topic_filled(s);
-	slow_from = alf_end(topic(s)->q->prod) - DEPTH;
+	slow_from = alf_end(topic_ring(s)->q->prod) - DEPTH;
 	for (uint32_t i = 0; i < 2; i++) {
 		slow[i].got = 0;
-		EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST,
-					 &slow[i].in));
+		EQUAL(0, topic_subscribe(&s->pool, s->b, topic_ring(s), TOPIC_DROP_NEWEST,
+					 TOPIC_OLDEST, &slow[i].in));
 	}
 	slows = 2;
 }
@@ -262,7 +263,8 @@ void topic_recorded(struct scene *s)
 	struct subscriber earlier;
 	topic_filled(s);
 	/* So that publishers compute the gate. */
-	EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_BLOCK, TOPIC_NEWEST, &earlier));
+	EQUAL(0,
+	      topic_subscribe(&s->pool, s->b, topic_ring(s), TOPIC_BLOCK, TOPIC_NEWEST, &earlier));
 	topic_unsubscribe(&s->pool, s->b, &earlier);
 	records = true;
 }
@@ -273,7 +275,7 @@ static void reserve_four(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[DEPTH];
-	const struct alf_ring *r = topic(s);
+	const struct alf_ring *r = topic_ring(s);
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, DEPTH, WAIT_NEVER));
 	const alf_position at = load_relaxed(&r->q->prod);
 	store_relaxed(&m->op, alf_op(r, ALF_OP_ENQUEUE, DEPTH, at));
@@ -307,7 +309,7 @@ static void hold_two(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t position[2];
-	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_BLOCK, TOPIC_OLDEST, &mine));
+	EQUAL(0, topic_subscribe(&s->pool, m, topic_ring(s), TOPIC_BLOCK, TOPIC_OLDEST, &mine));
 	EQUAL(2, topic_get(&s->pool, m, &mine, held, position, 2));
 }
 
@@ -321,7 +323,8 @@ static void hold_all(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t position[DEPTH];
-	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
+	EQUAL(0,
+	      topic_subscribe(&s->pool, m, topic_ring(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
 	EQUAL(DEPTH, topic_get(&s->pool, m, &mine, held, position, DEPTH));
 }
 
@@ -330,8 +333,8 @@ void topic_dead_crowded(struct scene *s)
 	topic_filled(s);
 	crowded = true;
 	while (filled < SUBSCRIBERS_MAX - 2)
-		EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_OLDEST, TOPIC_NEWEST,
-					 &fill[filled++]));
+		EQUAL(0, topic_subscribe(&s->pool, s->b, topic_ring(s), TOPIC_DROP_OLDEST,
+					 TOPIC_NEWEST, &fill[filled++]));
 	scene_child(hold_all);
 }
 
@@ -339,7 +342,8 @@ static void hold_evicted(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t position[2];
-	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
+	EQUAL(0,
+	      topic_subscribe(&s->pool, m, topic_ring(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
 	EQUAL(2, topic_get(&s->pool, m, &mine, held, position, 2));
 	for (uint32_t i = 0; i < DEPTH; i++)
 		EQUAL(0, say(s, m, FROM_AFTER + 50 + i));
@@ -356,7 +360,8 @@ void topic_dead_evicted(struct scene *s)
 static void be_slow(struct scene *s, struct member *m)
 {
 	uint64_t position;
-	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &mine));
+	EQUAL(0,
+	      topic_subscribe(&s->pool, m, topic_ring(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &mine));
 	for (uint32_t i = 0; i < 2; i++)
 		EQUAL(0, say(s, m, FROM_AFTER + 50 + i));
 	EQUAL(1, topic_get(&s->pool, m, &mine, held, &position, 1));
@@ -387,23 +392,25 @@ void topic_slow_victim(struct scene *s)
 
 void topic_keeping(struct scene *s)
 {
-	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &mine));
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST,
+				 &mine));
 }
 
 void topic_subscribed(struct scene *s)
 {
-	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_BLOCK, TOPIC_OLDEST, &mine));
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_BLOCK, TOPIC_OLDEST, &mine));
 }
 
 void topic_latest(struct scene *s)
 {
-	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_LATEST, TOPIC_OLDEST, &mine));
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_LATEST, TOPIC_OLDEST, &mine));
 }
 
 void topic_got(struct scene *s)
 {
 	uint64_t position[2];
-	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST,
+				 &mine));
 	EQUAL(2, topic_get(&s->pool, s->v, &mine, held, position, 2));
 	held_n = 2;
 }
@@ -452,12 +459,12 @@ void topic_blocked(struct scene *s)
 
 int topic_publish_own(struct scene *s)
 {
-	return topic_publish(&s->pool, s->v, topic(s), s->owned, s->owned_n);
+	return topic_publish(&s->pool, s->v, topic_ring(s), s->owned, s->owned_n);
 }
 
 int topic_publish_wait(struct scene *s)
 {
-	return blocking_publish(&s->pool, s->v, topic(s), s->owned, s->owned_n,
+	return blocking_publish(&s->pool, s->v, topic_ring(s), s->owned, s->owned_n,
 				wait_now() + 1000000000);
 }
 
@@ -475,17 +482,19 @@ int topic_let_go_held(struct scene *s)
 
 int topic_join(struct scene *s)
 {
-	return topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine);
+	return topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST,
+			       &mine);
 }
 
 int topic_join_blocking(struct scene *s)
 {
-	return topic_subscribe(&s->pool, s->v, topic(s), TOPIC_BLOCK, TOPIC_NEWEST, &mine);
+	return topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_BLOCK, TOPIC_NEWEST, &mine);
 }
 
 int topic_join_keeping(struct scene *s)
 {
-	return topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &mine);
+	return topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST,
+			       &mine);
 }
 
 int topic_go_through(struct scene *s)
@@ -522,8 +531,8 @@ int topic_get_beside(struct scene *s)
 {
 	struct subscriber other;
 	uint64_t handle[2], position[2];
-	int error =
-		topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &other);
+	int error = topic_subscribe(&s->pool, s->v, topic_ring(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST,
+				    &other);
 	if (error)
 		return error;
 	int got = topic_get(&s->pool, s->v, &other, handle, position, 2);
@@ -534,7 +543,7 @@ int topic_get_beside(struct scene *s)
 
 void topic_work(struct scene *s)
 {
-	if (!topic(s))
+	if (!topic_ring(s))
 		return;
 	/* Nothing is published here: the victim must find what it has read. */
 	if (records && !recorded)
@@ -557,7 +566,7 @@ void topic_work(struct scene *s)
 
 uint32_t topic_keeps(struct scene *s)
 {
-	const struct alf_ring *r = topic(s);
+	const struct alf_ring *r = topic_ring(s);
 	uint32_t n = 0;
 	for (uint32_t i = 0; r && i < s->pool.total; i++)
 		if (segment_exists(&pool_of(&s->pool, i)->segment, i) &&
@@ -570,7 +579,7 @@ uint32_t topic_keeps(struct scene *s)
 
 void check_topic(struct scene *s)
 {
-	const struct alf_ring *r = topic(s);
+	const struct alf_ring *r = topic_ring(s);
 	const struct topic *t = topic_of(r);
 	check_slow(s);
 	check_recorder(s);

@@ -56,6 +56,9 @@ void check_topic(struct scene *s);
 /* Work of the survivors with the victim suspended or dead. */
 void topic_work(struct scene *s);
 
+/* The topic's ring, NULL without one. */
+const struct alf_ring *topic_ring(struct scene *s);
+
 /* How many buffers the topic keeps, 0 without one. */
 uint32_t topic_keeps(struct scene *s);
 
