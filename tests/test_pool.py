@@ -58,12 +58,12 @@ def test_defaults(make_pool: MakePool) -> None:
 
 @pytest.mark.parametrize(
     ("size", "capacity", "kept"),
-    [(4096, 2048, 512), (4160, 2048, 256), (65536, 512, 32), (65600, 512, 0)],
+    [(4096, 2048, 512), (4160, 2048, 256), (65536, 512, 0), (65600, 512, 0)],
 )
 def test_the_default_cache_is_bounded_in_bytes(
     make_pool: MakePool, size: int, capacity: int, kept: int
 ) -> None:
-    """A member caches at most 2 MiB by default. A cache smaller than a bulk has size 0."""
+    """A member caches at most 2 MiB by default, and no buffers of 64 KiB or more."""
     assert kept == make_pool(buffer_size=size, capacity=capacity).geometry.cache_size
     assert 64 == make_pool(buffer_size=size, capacity=capacity, cache_size=64).geometry.cache_size
 
