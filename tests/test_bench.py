@@ -389,6 +389,8 @@ def test_page_is_generated() -> None:
         ("--transports", "nobody"),
         ("--sizes", "64,8"),
         ("--pairs", "1,x"),
+        ("--cores", "0-9999"),
+        ("--limit", "0"),
         ("--compare", __file__, __file__),
     ],
 )

@@ -58,6 +58,21 @@ def test_scaling_side_by_side() -> None:
     assert all("17 lost" in field for field in fields["sieve"])
 
 
+def test_sizes_stand_together() -> None:
+    """A size that only the second machine has is where it belongs, not behind all of the first."""
+
+    def throughput(size: int) -> CellResult:
+        conditions = {"producers": 1, "consumers": 1, "size": size}
+        return CellResult("throughput", f"1-1, {size} B", conditions, [row("peer", size)])
+
+    first, second = result("A"), result("B")
+    first.cells = [throughput(64), throughput(3000)]
+    second.cells = [throughput(64), throughput(1500), throughput(3000)]
+    found = [t for t in tables(first, second) if t.title == "Throughput, 1 to 1"]
+    expected = ["", "64 B: A", "64 B: B", "1500 B: B", "3000 B: A", "3000 B: B"]
+    assert expected == only(found).header
+
+
 def test_one_machine_is_not_named() -> None:
     """A page of one machine does not repeat its name in every column."""
     table = only([t for t in tables(result("A")) if t.title == "Scaling"])

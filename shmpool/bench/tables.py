@@ -140,6 +140,8 @@ def _loads(results: Sequence[Result]) -> dict[str, list[Column]]:
     for column in _flat(columns(results, "throughput")):
         c = column.cell.conditions
         groups.setdefault(f"{c['producers']} to {c['consumers']}", []).append(column)
+    for group in groups.values():
+        group.sort(key=lambda column: column.cell.conditions["size"])
     return groups
 
 
