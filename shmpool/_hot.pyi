@@ -244,7 +244,7 @@ def encode(
     interfaces: int,
     comments: dict[int, str] | None,
     /,
-) -> tuple[int, int]: ...
+) -> tuple[int, int, int]: ...
 
 @final
 class Ring:

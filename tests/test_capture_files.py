@@ -230,6 +230,24 @@ def test_written_interfaces_and_comments(pool: shmpool.Pool, tmp_path: Path) -> 
         assert ["all"] == source.section_comments
 
 
+def test_freed_elements(pool: shmpool.Pool, tmp_path: Path) -> None:
+    """A Buffer that was freed by itself is not written; comments stay with their positions."""
+    for freed in ([1], [0], [2], [0, 1, 2]):
+        burst = pool.alloc_many(3)
+        for i, buffer in enumerate(burst):
+            buffer.write(b"%d" % i)
+        for i in freed:
+            burst[i].free()
+        left = [i for i in range(3) if i not in freed]
+        with CaptureSink(tmp_path / "out") as sink:
+            assert len(left) == sink.drain(burst, comments={2: "last"}) == sink.sent().packets
+        assert [b"%d" % i for i in left] == [data for *_, data in read(pool, tmp_path / "out")]
+        with CaptureSource(pool, tmp_path / "out") as source:
+            for found in source.bursts():
+                found.free()
+            assert {left.index(2): "last"} == source.comments if 2 in left else not source.comments
+
+
 def test_chains_are_written_whole(make_pool: MakePool, tmp_path: Path) -> None:
     """A message of several buffers is one packet."""
     pool = make_pool(buffer_size=64, capacity=64)

@@ -127,6 +127,18 @@ def test_echo(pool: shmpool.Pool, udp: Open, gso: bool) -> None:
     assert [[bytes([i])] * 5 for i in range(3)] == [all_of(client, 5) for client in clients]
 
 
+def test_freed_elements(pool: shmpool.Pool, udp: Open) -> None:
+    """Where a Buffer was freed by itself, the others go to their own addresses."""
+    server = udp(HERE)
+    clients = [udp(HERE) for _ in range(3)]
+    burst = burst_of(pool, [b"0", b"1", b"2"])
+    burst[1].free()
+    assert 2 == server.drain(burst, to=addresses_of([client.address for client in clients]))
+    assert ([b"0"], [b"2"]) == (all_of(clients[0], 1), all_of(clients[2], 1))
+    with pytest.raises(shmpool.Empty):
+        clients[1].get_many(timeout=0)
+
+
 def test_ipv6(pool: shmpool.Pool, udp: Open) -> None:
     """The same over IPv6."""
     try:

@@ -98,8 +98,8 @@ static const char *comment_on(PyObject *comments, Py_ssize_t i, Py_ssize_t *size
 }
 
 /* encode(burst, first, out, format, interfaces, comments): writes the packets of the burst from
- * position first on, as many as out has room for. Returns the position of the next one, and the
- * bytes. */
+ * position first on, as many as out has room for; a position whose Buffer was freed has none.
+ * Returns the position of the next one, the bytes, and the packets. */
 PyObject *net_encode(PyObject *Py_UNUSED(module), PyObject *args)
 {
 	PyObject *object, *target, *comments;
@@ -118,24 +118,28 @@ PyObject *net_encode(PyObject *Py_UNUSED(module), PyObject *args)
 	struct burst_object *burst = (struct burst_object *)object;
 	struct out out = { view.buf, (size_t)view.len };
 	PyObject *result = NULL;
-	int64_t n = burst_usable(burst) ? -1 : burst_handles(burst, "drain", &handle, &mine);
-	if (n < 0)
+	unsigned int packets = 0;
+	if (burst_usable(burst) || burst_handles(burst, "drain", &handle, &mine) < 0)
 		goto undo;
+	PyMem_Free(mine);
 	int error = lookup_key(burst->pool->key, &c);
-	for (; !error && first < n; first++) {
+	for (; !error && first < burst->n; first++) {
+		if (!burst_has(burst, first))
+			continue;
 		Py_ssize_t size = 0;
 		const char *comment = comment_on(comments, first, &size);
-		error = qmempool_check(c.p, c.m, handle[first]);
+		error = qmempool_check(c.p, c.m, burst->handle[first]);
 		if (error || PyErr_Occurred() ||
-		    !put_packet(&out, c.p, handle[first], format, interfaces, comment,
+		    !put_packet(&out, c.p, burst->handle[first], format, interfaces, comment,
 				(size_t)size))
 			break;
+		packets++;
 	}
-	PyMem_Free(mine);
 	if (error)
 		hot_pool_raise(burst->pool, error);
 	else if (!PyErr_Occurred())
-		result = Py_BuildValue("(In)", first, (Py_ssize_t)(out.at - (char *)view.buf));
+		result = Py_BuildValue("(InI)", first, (Py_ssize_t)(out.at - (char *)view.buf),
+				       packets);
 undo:
 	PyBuffer_Release(&view);
 	return result;

@@ -50,14 +50,24 @@ static int receiver_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(n
 	struct receiver_object *self = (struct receiver_object *)object;
 	PyObject *pool;
 	int fd;
-	if (!PyArg_ParseTuple(args, "OiiI", &pool, &fd, &self->flags, &self->room))
+	int flags;
+	uint32_t room;
+	char *stage = NULL;
+	if (!PyArg_ParseTuple(args, "OiiI", &pool, &fd, &flags, &room))
 		return -1;
-	self->guess = LEAST;
-	if (self->flags & RECEIVER_GRO && !(self->stage = PyMem_Malloc(STAGES * STAGE))) {
+	if (flags & RECEIVER_GRO && !(stage = PyMem_Malloc(STAGES * STAGE))) {
 		PyErr_NoMemory();
 		return -1;
 	}
-	return net_port_open(&self->port, pool, fd);
+	if (net_port_open(&self->port, pool, fd)) {
+		PyMem_Free(stage);
+		return -1;
+	}
+	self->flags = flags;
+	self->room = room;
+	self->guess = LEAST;
+	self->stage = stage;
+	return 0;
 }
 
 static uint64_t ask_dropped(struct receiver_object *self)

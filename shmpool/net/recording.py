@@ -186,7 +186,7 @@ class CaptureSink(Sink):
         if self._file is None:
             raise errors.ShutDown(f"{self} is closed")
         notes = None if comments is None else dict(comments)
-        at, n = 0, len(burst)
+        at, n, written = 0, len(burst), 0
         if self._seconds is not None and time.monotonic() >= self._began + self._seconds:
             self._rotate()
         while at < n:
@@ -194,8 +194,7 @@ class CaptureSink(Sink):
             if self._size is not None:
                 room = min(room, max(self._size - self._written, 0))
             with memoryview(self._out) as out:
-                before = at
-                at, used = encode(
+                at, used, packets = encode(
                     burst,
                     at,
                     out[:room],
@@ -206,8 +205,11 @@ class CaptureSink(Sink):
                 if used:
                     self._write(out[:used])
                     self._bytes += used
-                    self._packets += at - before
+                    self._packets += packets
+                    written += packets
                     continue
+                if at == n:
+                    break  # the last positions had no packet
             if self._size is not None and self._written > len(self._header()):
                 self._rotate()  # none fits behind the others
             elif room < len(self._out):
@@ -217,7 +219,7 @@ class CaptureSink(Sink):
             else:
                 self._out = bytearray(2 * room)
         burst.free()
-        return n
+        return written
 
     def _size_is_too_small(self) -> None:
         raise errors.InvalidArgument(

@@ -42,9 +42,10 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(names
 	struct ring_object *self = (struct ring_object *)object;
 	PyObject *pool;
 	int fd;
-	if (!PyArg_ParseTuple(args, "OiII", &pool, &fd, &self->block_size, &self->blocks))
+	uint32_t block_size, blocks;
+	if (!PyArg_ParseTuple(args, "OiII", &pool, &fd, &block_size, &blocks))
 		return -1;
-	const size_t size = (size_t)self->block_size * self->blocks;
+	const size_t size = (size_t)block_size * blocks;
 	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
 	if (map == MAP_FAILED) {
 		PyErr_SetFromErrno(PyExc_OSError);
@@ -55,6 +56,8 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(names
 		return -1;
 	}
 	self->map = map;
+	self->block_size = block_size;
+	self->blocks = blocks;
 	return 0;
 }
 

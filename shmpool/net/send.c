@@ -53,9 +53,12 @@ static int sender_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(nam
 	struct sender_object *self = (struct sender_object *)object;
 	PyObject *pool;
 	int fd;
-	if (!PyArg_ParseTuple(args, "Oii", &pool, &fd, &self->flags))
+	int flags;
+	if (!PyArg_ParseTuple(args, "Oii", &pool, &fd, &flags) ||
+	    net_port_open(&self->port, pool, fd))
 		return -1;
-	return net_port_open(&self->port, pool, fd);
+	self->flags = flags;
+	return 0;
 }
 
 static PyObject *sender_close(PyObject *object, PyObject *Py_UNUSED(unused))
@@ -220,6 +223,17 @@ static int64_t send_all(struct sender_object *self, struct sending *s, int64_t d
 	return 0;
 }
 
+/* Returns the addresses of those positions that have a packet; NULL with MemoryError. */
+static char *addresses_of(const struct sending *s)
+{
+	char *to = PyMem_Malloc(s->n * ADDRESS + 1);
+	uint32_t k = 0;
+	for (uint32_t i = 0; to && i < s->burst->n; i++)
+		if (burst_has(s->burst, i))
+			memcpy(to + k++ * ADDRESS, s->address + i * ADDRESS, ADDRESS);
+	return to ? to : (char *)PyErr_NoMemory();
+}
+
 /* Takes the packets that are done out of the burst, and frees them. */
 static void take_out(struct sending *s)
 {
@@ -254,10 +268,15 @@ static PyObject *drain(struct sender_object *self, struct sending *s, double tim
 {
 	uint64_t *mine;
 	int error = 0;
+	char *to = NULL;
 	const int64_t n = burst_handles(s->burst, "drain", &s->handle, &mine);
 	if (n < 0)
 		return NULL;
 	s->n = (uint32_t)n;
+	if (s->address && s->n < s->burst->n && !(s->address = to = addresses_of(s))) {
+		PyMem_Free(mine);
+		return NULL;
+	}
 	int64_t code = lookup_key(s->burst->pool->key, &s->c);
 	for (uint32_t i = 0; !code && i < s->n; i++)
 		code = qmempool_check(s->c.p, s->c.m, s->handle[i]);
@@ -269,6 +288,7 @@ static PyObject *drain(struct sender_object *self, struct sending *s, double tim
 		take_out(s);
 	}
 	PyMem_Free(mine);
+	PyMem_Free(to);
 	if (error) {
 		errno = error;
 		return PyErr_SetFromErrno(PyExc_OSError);
