@@ -31,6 +31,7 @@ def test_every_how_to_has_code() -> None:
         assert page.name in NEEDS or "text" in languages, page.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_a_page(page: str, tmp_path: Path) -> None:
     """All its blocks run, one after the other, and print what the page shows."""
