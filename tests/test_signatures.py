@@ -30,6 +30,10 @@ NATIVE: dict[str, type] = {
     "SubscriberBase": _hot.SubscriberBase,
     "Sample": _hot.Sample,
     "Turns": _hot.Turns,
+    "Scan": _hot.Scan,
+    "Ring": _hot.Ring,
+    "Receiver": _hot.Receiver,
+    "Sender": _hot.Sender,
 }
 PUBLIC = [shmpool.Pool, shmpool.AlfQueue, shmpool.Buffer, shmpool.Burst]
 PUBLIC += [shmpool.Topic, shmpool.Subscriber, shmpool.Sample]

@@ -361,8 +361,10 @@ static PyObject *scan_ended(PyObject *object, void *Py_UNUSED(unused))
 }
 
 static PyMethodDef scan_methods[] = {
-	{ "fill", scan_fill, METH_VARARGS, NULL },
-	{ "packets", scan_packets, METH_NOARGS, NULL },
+	{ "fill", scan_fill, METH_VARARGS,
+	  "fill($self, burst, timeout, /)\n--\n\nFills an empty Burst. Returns how many packets." },
+	{ "packets", scan_packets, METH_NOARGS,
+	  "packets($self, /)\n--\n\nReturns the next packets as tuples; none at the end." },
 	{ NULL, NULL, 0, NULL },
 };
 

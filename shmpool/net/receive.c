@@ -362,8 +362,11 @@ static PyObject *receiver_counts(PyObject *object, void *Py_UNUSED(unused))
 }
 
 static PyMethodDef receiver_methods[] = {
-	{ "fill", receiver_fill, METH_VARARGS, NULL },
-	{ "close", receiver_close, METH_NOARGS, NULL },
+	{ "fill", receiver_fill, METH_VARARGS,
+	  "fill($self, burst, timeout, addresses, /)\n--\n\nFills an empty Burst. Returns how many "
+	  "packets." },
+	{ "close", receiver_close, METH_NOARGS,
+	  "close($self, /)\n--\n\nEnds a call of another thread, and closes the socket." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -238,8 +238,10 @@ static PyObject *ring_counts(PyObject *object, void *Py_UNUSED(unused))
 }
 
 static PyMethodDef ring_methods[] = {
-	{ "fill", ring_fill, METH_VARARGS, NULL },
-	{ "close", ring_close, METH_NOARGS, NULL },
+	{ "fill", ring_fill, METH_VARARGS,
+	  "fill($self, burst, timeout, /)\n--\n\nFills an empty Burst. Returns how many packets." },
+	{ "close", ring_close, METH_NOARGS,
+	  "close($self, /)\n--\n\nEnds a call of another thread, and closes the socket." },
 	{ NULL, NULL, 0, NULL },
 };
 

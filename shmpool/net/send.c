@@ -338,8 +338,11 @@ static PyObject *sender_counts(PyObject *object, void *Py_UNUSED(unused))
 }
 
 static PyMethodDef sender_methods[] = {
-	{ "drain", sender_drain, METH_VARARGS, NULL },
-	{ "close", sender_close, METH_NOARGS, NULL },
+	{ "drain", sender_drain, METH_VARARGS,
+	  "drain($self, burst, timeout, addresses, /)\n--\n\nSends what it can. Returns how many, "
+	  "and whether to go on." },
+	{ "close", sender_close, METH_NOARGS,
+	  "close($self, /)\n--\n\nEnds a call of another thread, and closes the socket." },
 	{ NULL, NULL, 0, NULL },
 };
 
