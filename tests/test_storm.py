@@ -142,6 +142,11 @@ def hears(policy: str, *got: int, published: int = 0, gaps: int = 0) -> list[Rec
     return [*records, (Told.ENDS, 0, 1, gaps), (Told.LEFT, 0, 0, 8)]
 
 
+def joined_while(published: int, records: list[Record]) -> list[Record]:
+    """The same subscriber, which had subscribed when so many had been published."""
+    return [records[0], (Told.SUBSCRIBED, 0, 0, published), *records[2:]]
+
+
 ALL = range(8)
 
 
@@ -165,6 +170,7 @@ ALL = range(8)
         (hears("drop-newest", 0, 1, 2, 3, gaps=4), 0),
         (hears("drop-newest", 0, 1, 2, 3, gaps=3), 1),
         (hears("drop-newest", 0, 1, 3, 4, gaps=4), 1),  # missed one that it had accepted
+        (joined_while(6, hears("drop-newest", 3, 4, 6, 7, gaps=2)), 0),  # where is not known
     ],
 )
 def test_the_ledger_of_topics(records: list[Record], violations: int) -> None:
