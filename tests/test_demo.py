@@ -14,7 +14,7 @@ import pytest
 from captures import ETHERNET, OTHER, RAW, Section, ethernet, pcap, udp4, udp6
 from conftest import MakePool
 
-from clients.flows import ETHERTYPES, IP_HEADERS, Tally
+from clients.flows import LINKS, Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -23,9 +23,10 @@ DOCKER = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && "$@" && ls -A /dev/shm'
 
 ONE4, TWO4 = b"\xc0\0\2\1", b"\xc0\0\2\2"
 ONE6, TWO6 = (b"\x20\1\x0d\xb8" + bytes(11) + end for end in (b"\1", b"\2"))
+MAPPED = bytes(10) + b"\xff\xff"
 FLOWS = {  # of udp4(1), udp4(2), udp6(3)
-    ONE4 + b"\0\1" + TWO4 + b"\0\x35\x11",
-    ONE4 + b"\0\2" + TWO4 + b"\0\x35\x11",
+    MAPPED + ONE4 + b"\0\1" + MAPPED + TWO4 + b"\0\x35\x11",
+    MAPPED + ONE4 + b"\0\2" + MAPPED + TWO4 + b"\0\x35\x11",
     ONE6 + b"\0\3" + TWO6 + b"\0\x35\x11",
 }
 
@@ -233,8 +234,7 @@ def frame(link: int, packet: bytes, tag: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize(
     ("link", "tag"),
-    [(link, b"") for link in [*ETHERTYPES, *IP_HEADERS]]
-    + [(link, b"\0\x14") for link in ETHERTYPES],
+    [(link, b"") for link in LINKS] + [(link, b"\0\x14") for link in (1, 113, 276)],
 )
 def test_link_types(make_pool: MakePool, link: int, tag: bytes) -> None:
     """The same packets give the same flows after the header of each link type.

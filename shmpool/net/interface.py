@@ -119,8 +119,7 @@ class PacketSource(Source):
             sock.bind((interface or "", ALL))
             if fanout is not None:
                 sock.setsockopt(SOL_PACKET, FANOUT, fanout | FANOUTS[fanout_by] << 16)
-            self._ring = Ring(pool, sock.fileno(), BLOCK, blocks)
-            sock.detach()  # the ring's now
+            self._ring = Ring(pool, sock.fileno(), BLOCK, blocks)  # duplicates it
 
     def __str__(self) -> str:
         return f"interface {self.interface or 'any'}"
@@ -163,7 +162,6 @@ class PacketSink(Sink):
             if bypass:
                 sock.setsockopt(SOL_PACKET, QDISC_BYPASS, 1)
             self._sender = Sender(pool, sock.fileno(), 0)
-            sock.detach()
 
     def __str__(self) -> str:
         return f"interface {self.interface}"

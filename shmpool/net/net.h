@@ -90,7 +90,9 @@ struct net_port {
 	bool ended;               /* net_port_close() was called */
 };
 
-/* Takes over the descriptor. 0, or -1 with an exception. */
+/* Opens a port with a duplicate of the descriptor, which stays the caller's: an interruption
+ * between a call that takes a descriptor over and the caller's note of it would have it closed
+ * twice. 0, or -1 with an exception. */
 int net_port_open(struct net_port *port, PyObject *pool, int fd);
 
 /* Begins a call. 1; 0 if the port is closed; -1 with an exception. */

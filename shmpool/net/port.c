@@ -8,6 +8,7 @@
  */
 #include "net.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -19,13 +20,15 @@ int net_port_open(struct net_port *port, PyObject *pool, int fd)
 		PyErr_Format(PyExc_TypeError, "%R is no pool, or this was opened before", pool);
 		return -1;
 	}
-	port->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	port->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	port->wake = port->fd < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (port->wake < 0) {
 		PyErr_SetFromErrno(PyExc_OSError);
+		if (port->fd >= 0)
+			close(port->fd);
 		return -1;
 	}
 	port->pool = (struct pool_object *)Py_NewRef(pool);
-	port->fd = fd;
 	port->process = hot_process();
 	return 0;
 }

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """TAP and TUN devices: this process is the other end of a network interface."""
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -22,6 +21,10 @@ FILE = 1  # flag of Receiver and Sender
 NAME_MAX = 15
 
 
+def _not_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 class TapDevice(Source, Sink):
     """A network interface that this process makes: what the system sends there is a source, and
     what is drained the system receives.
@@ -37,12 +40,10 @@ class TapDevice(Source, Sink):
         if len(name.encode()) > NAME_MAX or "\0" in name:
             raise errors.InvalidArgument(f"name is {name!r}; at most {NAME_MAX} bytes")
         self.pool = pool
-        with contextlib.ExitStack() as stack:
-            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
+        with open("/dev/net/tun", "r+b", buffering=0, opener=_not_blocking) as file:
             request = struct.pack("16sH22x", name.encode(), MODES[mode] | NO_PI)
             try:
-                made = fcntl.ioctl(fd, TUNSETIFF, request)
+                made = fcntl.ioctl(file, TUNSETIFF, request)
             except PermissionError:
                 raise errors.AccessDenied(
                     "a TAP device needs root or the capability CAP_NET_ADMIN"
@@ -54,14 +55,9 @@ class TapDevice(Source, Sink):
                     f"name is {name!r}; another process has that device"
                 ) from None
             self.name = made[:16].rstrip(b"\0").decode()
-            other = os.dup(fd)
-            try:
-                self._sender = Sender(pool, other, FILE)
-            except BaseException:
-                os.close(other)
-                raise
-            self._receiver = Receiver(pool, fd, FILE, pool.buffer_size)
-            stack.pop_all()  # the receiver's now
+            # Each duplicates it.
+            self._sender = Sender(pool, file.fileno(), FILE)
+            self._receiver = Receiver(pool, file.fileno(), FILE, pool.buffer_size)
 
     def __str__(self) -> str:
         return f"device {self.name}"

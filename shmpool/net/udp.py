@@ -158,11 +158,9 @@ class UdpSocket(Source, Sink):
             self.address: Address = sock.getsockname()[:2]
             self.family = sock.family
             self._connected = far is not None
-            with contextlib.closing(sock.dup()) as other:
-                self._sender = Sender(pool, other.fileno(), SEGMENTS if gso else 0)
-                other.detach()
+            # Each duplicates it.
+            self._sender = Sender(pool, sock.fileno(), SEGMENTS if gso else 0)
             self._receiver = Receiver(pool, sock.fileno(), GRO if gro else 0, size)
-            sock.detach()
 
     def __str__(self) -> str:
         return f"UDP socket {self.address[0]} port {self.address[1]}"
