@@ -19,10 +19,12 @@ from shmpool.net import CaptureSource, PacketSource, Source
 from .rates import Rates, pool_of, received, running
 
 
-def share_out(source: Source, queues: list[shmpool.AlfQueue], rates: Rates, whole: bool) -> int:
-    """Puts each burst into the queues. whole: without hashes; then it waits for room. Returns how
-    many packets had none."""
-    dropped = turn = 0
+def share_out(
+    source: Source, queues: list[shmpool.AlfQueue], rates: Rates, whole: bool, dropped: list[int]
+) -> None:
+    """Puts each burst into the queues. whole: without hashes; then it waits for room. Appends to
+    dropped how many packets of a burst had none."""
+    turn = 0
     for burst in received(source, rates):
         if whole:
             queues[turn % len(queues)].put_many(burst)
@@ -31,9 +33,8 @@ def share_out(source: Source, queues: list[shmpool.AlfQueue], rates: Rates, whol
         try:
             burst.spread(queues, burst.flow_hashes, timeout=0)
         except shmpool.Full:
-            dropped += len(burst)
+            dropped.append(len(burst))
             burst.free()
-    return dropped
 
 
 @click.command(
@@ -59,7 +60,7 @@ def main(
 ) -> None:
     """Receives packets of INTERFACE_OR_FILE into queues of POOL, which exists. Ctrl-C ends it."""
     rates = Rates(quiet)
-    dropped = 0
+    dropped: list[int] = []
     with pool_of(pool_name) as pool, running(rates):
         queues = [pool.create_queue(f"{queue}-{i}", capacity=depth) for i in range(workers)]
         is_file = Path(source_name).exists()
@@ -69,12 +70,14 @@ def main(
             else PacketSource(pool, source_name, filter=filter_, promiscuous=promiscuous, hash=True)
         ) as source:
             try:
-                dropped = share_out(source, queues, rates, is_file)
+                share_out(source, queues, rates, is_file, dropped)
             finally:
                 for one in queues:
                     one.shutdown()
     if dropped:
-        click.echo(f"{dropped:,} packets were dropped: their worker's queue was full", err=True)
+        click.echo(
+            f"{sum(dropped):,} packets were dropped: their worker's queue was full", err=True
+        )
 
 
 if __name__ == "__main__":

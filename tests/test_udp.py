@@ -2,6 +2,7 @@
 """shmpool.net.UdpSocket: datagrams over the loopback interface."""
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -184,7 +185,8 @@ def test_refused(pool: shmpool.Pool, udp: Open, make_pool: MakePool) -> None:
 
 def test_nobody_listens(pool: shmpool.Pool, udp: Open) -> None:
     """That an earlier datagram reached nobody ends neither a drain nor a wait."""
-    server = udp(HERE)
+    # An address of its own: nobody else takes the port while nobody listens.
+    server = udp((f"127.9.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}", 0))
     client = udp(peer=server.address)
     address = server.address
     server.close()

@@ -58,7 +58,7 @@ void alf_calibrate(void)
 
 void alf_set_rate(uint32_t pauses, int64_t ns)
 {
-	uint64_t found = ns > 0 ? ((uint64_t)pauses << RATE_SHIFT) / (uint64_t)ns : RATE_MAX;
+	uint64_t found = ns > 0 ? ((uint64_t)pauses << RATE_SHIFT) / (uint64_t)ns : RATE_DEFAULT;
 	found = found < RATE_MAX ? found : RATE_MAX;
 	store_relaxed(&rate, found > RATE_MIN ? (uint32_t)found : RATE_MIN);
 }

@@ -37,7 +37,7 @@ static uint64_t count_stale(const struct qmempool *p, const struct alf_ring *r, 
 			 load_acquire(&pool_buffer(p, (uint32_t)index)->owner) !=
 				 owner_transit(r->id, at); /* [OWNER] */
 	}
-	*estimated = apart > 1;
+	*estimated |= apart > 1;
 	return found * n / samples;
 }
 

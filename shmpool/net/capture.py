@@ -177,7 +177,12 @@ class CaptureSource(Source):
         if self._bytes.closed:
             return -1
         self._bytes.deadline = None if timeout is None else time.monotonic() + timeout
-        got = self._scan.fill(burst, timeout)
+        try:
+            got = self._scan.fill(burst, timeout)
+        except CaptureError:
+            if self._bytes.closed:  # by another thread, in the middle of a record
+                return -1
+            raise
         return got if got or not (self._scan.ended or self._bytes.closed) else -1
 
     @property

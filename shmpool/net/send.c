@@ -174,6 +174,14 @@ static void done(struct sender_object *self, struct sending *s, uint32_t m, bool
 	}
 }
 
+/* True for an error that concerns one datagram, this one or an earlier one: its destination, or a
+ * rule of the firewall. */
+static bool of_one(int error)
+{
+	return error == -ECONNREFUSED || error == -EHOSTUNREACH || error == -ENETUNREACH ||
+	       error == -EPERM || error == -EACCES;
+}
+
 /* Sends packets until all are done. 0; -ENOBUFS when the time is up; -ESHUTDOWN; HOT_RAISED; or
  * another code, of a system call if *error is set. */
 static int64_t send_all(struct sender_object *self, struct sending *s, int64_t deadline, int *error)
@@ -181,6 +189,8 @@ static int64_t send_all(struct sender_object *self, struct sending *s, int64_t d
 	const uint64_t key = s->burst->pool->key;
 	int refused = 0; /* in a row, by a socket that reports an earlier datagram's fate */
 	while (s->at < s->n) {
+		if (!s->burst->pool->key)
+			return -EBADF; /* closed while this waited, which freed them */
 		const uint32_t n = prepare(self, s);
 		opening_thread_ready();
 		uint32_t *counted = opening_begin(key_pool(key));
@@ -208,9 +218,9 @@ static int64_t send_all(struct sender_object *self, struct sending *s, int64_t d
 				return code;
 			if (!code && net_late(deadline))
 				return -ENOBUFS;
-		} else if (sent == -ECONNREFUSED && !refused++) {
-			continue; /* an earlier datagram's: this one was not tried */
-		} else if (sent == -EMSGSIZE || sent == -EINVAL || sent == -ECONNREFUSED ||
+		} else if (of_one(sent) && !refused++) {
+			continue; /* perhaps an earlier datagram's: then this one was not tried */
+		} else if (sent == -EMSGSIZE || sent == -EINVAL || of_one(sent) ||
 			   (sent == -EIO && !(self->flags & SENDER_FILE))) {
 			self->span[0] = n ? self->span[0] : 1;
 			done(self, s, 1, false);

@@ -193,6 +193,12 @@ function draw(shown) {
   if (hour()) ask(shown);
 }
 
+// The values of a queue or topic, whose name may be that of what every object has.
+function hourOf(past, name) {
+  const of = [past.queues, past.topics].find((one) => Object.hasOwn(one, name));
+  return of ? of[name] : [];
+}
+
 // Asks the daemon for a pool's last hour, once in as many seconds as one of its values covers.
 async function ask(shown) {
   if (Date.now() < shown.asked) return;
@@ -201,7 +207,7 @@ async function ask(shown) {
   if (!answer.ok) return;
   const past = await answer.json();
   shown.asked = Date.now() + past.step * 1000;
-  for (const [name, known] of shown.flows) known.hour = past.queues[name] || past.topics[name] || [];
+  for (const [name, known] of shown.flows) known.hour = hourOf(past, name);
   if (hour()) for (const [name, known] of shown.flows) drawFlow(known, name);
 }
 
