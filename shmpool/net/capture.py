@@ -64,6 +64,8 @@ class _Bytes:
         self._lock = threading.RLock()
         self._ready = b""
         self._pipe = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        self._poll = select.poll()
+        self._poll.register(file, select.POLLIN)
         self._given = 0
         self._whole: Any = None  # reads decompressed bytes
         while len(self._ready) < 4 and (more := self._raw(4 - len(self._ready), first=True)):
@@ -77,7 +79,7 @@ class _Bytes:
         """Up to size bytes of the file; none at its end, or when it is closed. None when the time
         of a read is up."""
         while not self.closed:
-            if self._pipe and not select.select([self._file], [], [], self._slice())[0]:
+            if self._pipe and not self._poll.poll(self._slice() * 1000):
                 late = self.deadline is not None and time.monotonic() >= self.deadline
                 if late and self._whole is None and not first:
                     return None
@@ -179,11 +181,15 @@ class CaptureSource(Source):
         self._bytes.deadline = None if timeout is None else time.monotonic() + timeout
         try:
             got = self._scan.fill(burst, timeout)
-        except CaptureError:
-            if self._bytes.closed:  # by another thread, in the middle of a record
-                return -1
-            raise
+        except CaptureError as error:
+            self._raise_unless_closed(error)
+            return -1
         return got if got or not (self._scan.ended or self._bytes.closed) else -1
+
+    def _raise_unless_closed(self, error: CaptureError) -> None:
+        """Raises the error, unless another thread closed the file within a record."""
+        if not self._bytes.closed:
+            raise error
 
     @property
     def interfaces(self) -> list[Interface]:

@@ -7,7 +7,7 @@ import itertools
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,21 @@ def _option(code: int, value: bytes) -> bytes:
 def _block(kind: int, body: bytes) -> bytes:
     size = struct.pack("=I", 12 + len(body))
     return struct.pack("=I", kind) + size + body + size
+
+
+def _compressor(path: Path) -> Callable[[Any], Any] | None:
+    """What compresses the file of that name; None for none."""
+    if path.suffix == ".gz":
+        return lambda raw: gzip.GzipFile("", "wb", 1, raw)
+    if path.suffix != ".zst":
+        return None
+    try:
+        from compression import zstd  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise errors.InvalidArgument(
+            f"{path}: zstd needs Python 3.14; a name with .gz is compressed with gzip"
+        ) from None
+    return lambda raw: zstd.ZstdFile(raw, "w")
 
 
 class CaptureSink(Sink):
@@ -80,7 +95,8 @@ class CaptureSink(Sink):
         self._size, self._seconds, self._files = size, seconds, files
         self._numbers = itertools.count(1)
         self._out = bytearray(ROOM)
-        self._file: Any = None
+        self._closed = False
+        self._file: Any = None  # None also after a rotation that has failed
         self._raw: Any = None
         self._written = 0  # bytes of the present file, before compression
         self._began = 0.0
@@ -117,25 +133,19 @@ class CaptureSink(Sink):
             suffixes = "".join(path.suffixes[-kept:])
             stem = path.name[: len(path.name) - len(suffixes)]
             path = path.with_name(f"{stem}-{next(self._numbers):05}{suffixes}")
+        compressed = _compressor(path)
         self._raw = path.open("wb", buffering=0)
+        try:
+            self._file = compressed(self._raw) if compressed else self._raw
+            self._written = 0
+            self._began = time.monotonic()
+            self._write(memoryview(self._header()))
+        except BaseException:  # a full disk, Ctrl-C: the next drain() tries again
+            with contextlib.suppress(OSError):
+                self._end()
+            path.unlink(missing_ok=True)
+            raise
         self.paths.append(path)
-        if self.path.suffix == ".gz":
-            self._file = gzip.GzipFile("", "wb", 1, self._raw)
-        elif self.path.suffix == ".zst":
-            try:
-                from compression import zstd  # type: ignore[import-not-found, unused-ignore]
-            except ImportError:
-                self._raw.close()
-                path.unlink()
-                raise errors.InvalidArgument(
-                    f"{path}: zstd needs Python 3.14; a name with .gz is compressed with gzip"
-                ) from None
-            self._file = zstd.ZstdFile(self._raw, "w")
-        else:
-            self._file = self._raw
-        self._written = 0
-        self._began = time.monotonic()
-        self._write(memoryview(self._header()))
         while self._files is not None and len(self.paths) > self._files:
             with contextlib.suppress(FileNotFoundError):
                 self.paths.pop(0).unlink()
@@ -183,8 +193,10 @@ class CaptureSink(Sink):
             ShutDown: the sink is closed.
             OSError: the file could not be written; the burst remains the caller's.
         """
-        if self._file is None:
+        if self._closed:
             raise errors.ShutDown(f"{self} is closed")
+        if self._file is None:  # a rotation has failed
+            self._open()
         notes = None if comments is None else dict(comments)
         at, n, written = 0, len(burst), 0
         if self._seconds is not None and time.monotonic() >= self._began + self._seconds:
@@ -230,4 +242,5 @@ class CaptureSink(Sink):
         return Sent(self._packets, self._bytes, refused=0)
 
     def close(self) -> None:
+        self._closed = True
         self._end()

@@ -65,7 +65,8 @@ static uint64_t ask_dropped(struct ring_object *self)
 {
 	struct tpacket_stats_v3 stats; /* since it was asked the last time */
 	socklen_t size = sizeof(stats);
-	if (self->port.fd >= 0 &&
+	/* Asking resets the count, which a forked child leaves to the owner. */
+	if (self->port.fd >= 0 && self->port.process == *hot_process_number &&
 	    !getsockopt(self->port.fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size))
 		self->dropped += stats.tp_drops;
 	return self->dropped;
