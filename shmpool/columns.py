@@ -18,11 +18,11 @@ INT64_MAX = 2**63 - 1
 SIZE_MAX = 2**64 - 1
 
 
-def offset_of(offset: int) -> int:
+def offset_of(offset: int, what: str = "offset") -> int:
     """Clamps to uint64: C rejects the limit as it would the value."""
-    number = integer(offset, "offset")
+    number = integer(offset, what)
     if number < 0:
-        raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
+        raise errors.InvalidArgument(f"{what} is {offset} bytes; it cannot be negative")
     return min(number, SIZE_MAX)
 
 

@@ -352,11 +352,12 @@ def topic_refusals(
         if refusal is not None:
             yield refusal
             return
-    if capacity is not None and kept + options.depth >= capacity:
+    depth = int(options.depth)
+    if capacity is not None and kept + depth >= capacity:
         others = f", and its other topics keep {kept:,}" if kept else ""
         yield Refusal(
             "depth",
-            f"{options.depth}",
+            f"{depth}",
             f"a topic keeps so many buffers, and the pool has {capacity:,}{others}: it must have "
             "more than its topics keep",
         )

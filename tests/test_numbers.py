@@ -124,6 +124,11 @@ def counts(pool: shmpool.Pool, name: str) -> dict[str, tuple[Call, int]]:
         "burst index (Burst)": (lambda v: burst[v], 1),
         "offset (column)": (lambda v: burst.column(v, "u1"), 1),
         "offset (set_column)": (lambda v: burst.set_column(v, 0, "u1"), 1),
+        **{
+            f"{option} ({call})": (lambda v, o=option, c=call: getattr(burst, c)(**{o: v}), 1)
+            for option in ("link", "at")
+            for call in ("headers", "checksums", "set_checksums", "decrement_ttl")
+        },
         "slice indices (Burst)": (lambda v: divided(slice(v, None)), 1),
         "slice indices (Burst stop)": (lambda v: divided(slice(v)), 1),
         "slice indices (Burst step)": (lambda v: divided(slice(None, None, v)), 1),

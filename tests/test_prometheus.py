@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """packaging/alerts.yml and packaging/grafana.json in a real Prometheus that scrapes the daemon."""
 
-import contextlib
 import json
 import re
 import shutil
 import signal
 import subprocess
 import textwrap
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -153,11 +153,17 @@ def scraping(tmp_path: Path) -> Iterator[Callable[[DaemonProcess], Ask]]:
                 assert servers[-1].poll() is None, log.read_text()
                 return None
             url = f"http://{found[1]}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-            with contextlib.suppress(ConnectionError), urllib.request.urlopen(url) as answer:
-                said = json.load(answer)
-                assert said["status"] == "success", said
-                return said["data"]
-            return None
+            try:
+                with urllib.request.urlopen(url) as answer:
+                    said = json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # it is starting
+                    raise
+                return None
+            except ConnectionError:
+                return None
+            assert said["status"] == "success", said
+            return said["data"]
 
         return ask
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from .._hot import Scan
 from ..burst import Burst
+from ..locks import renewed
 from ..pool import Pool
 from .ends import Received, Source
 
@@ -61,7 +62,7 @@ class _Bytes:
         self.closed = False
         self.deadline: float | None = None  # of a read of a pipe that is not compressed
         self._file = file
-        self._lock = threading.RLock()
+        self._lock = renewed(self, "_lock", threading.RLock)
         self._ready = b""
         self._pipe = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self._poll = select.poll()

@@ -207,7 +207,7 @@ def read(
         burst_headers(
             burst,
             _link_of(link),
-            offset_of(at),
+            offset_of(at, "at"),
             records.view("u1"),
             None if inside is None else inside.view("u1"),
         ),
@@ -252,7 +252,7 @@ class Checksums(NamedTuple):
 def checksums(burst: PacketColumns, link: int, at: int, inner: bool) -> Checksums:
     """Verifies the checksums of every packet. See Burst.checksums."""
     states = np.empty((len(burst), 2), np.uint8)
-    _check(burst_checksums(burst, _link_of(link), offset_of(at), inner, states), link)
+    _check(burst_checksums(burst, _link_of(link), offset_of(at, "at"), inner, states), link)
     return Checksums(states[:, 0], states[:, 1])
 
 
@@ -262,7 +262,7 @@ def set_checksums(
     """Writes the checksums of every packet. See Burst.set_checksums."""
     done = np.zeros((len(burst), 2), np.bool_)
     code = burst_set_checksums(
-        burst, _link_of(link), offset_of(at), inner, ip, transport, done.view("u1")
+        burst, _link_of(link), offset_of(at, "at"), inner, ip, transport, done.view("u1")
     )
     _check(code, link)
     return done[:, 0], done[:, 1]
@@ -271,7 +271,7 @@ def set_checksums(
 def decrement_ttl(burst: PacketColumns, link: int, at: int) -> NDArray[np.bool_]:
     """Makes every TTL one less. See Burst.decrement_ttl."""
     alive = np.zeros(len(burst), np.bool_)
-    _check(burst_forward(burst, _link_of(link), offset_of(at), alive.view("u1")), link)
+    _check(burst_forward(burst, _link_of(link), offset_of(at, "at"), alive.view("u1")), link)
     return alive
 
 
