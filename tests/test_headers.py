@@ -262,7 +262,7 @@ def test_wrong_arguments(filled: Filled) -> None:
             shmpool.InvalidArgument, match=rf"link is {link}; allowed are 0 \(NULL\), 1 \(ETHER"
         ):
             burst.headers(link)
-    with pytest.raises(shmpool.InvalidArgument, match="offset is -1 bytes"):
+    with pytest.raises(shmpool.InvalidArgument, match="at is -1 bytes"):
         burst.headers(at=-1)
     with pytest.raises(TypeError):
         burst.headers("ethernet")  # type: ignore[arg-type]
