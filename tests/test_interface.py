@@ -105,7 +105,7 @@ def test_sent(spaces: Spaces, source: Open, pool: shmpool.Pool) -> None:
         burst = pool.alloc_many(3)
         for buffer, packet in zip(burst, (frame(600), b"short", frame(601)), strict=True):
             buffer.write(packet)
-        assert 3 == tx.drain(burst)
+        assert 2 == tx.drain(burst)
         assert (602, 602 * 60, 1) == (tx.sent().packets, tx.sent().bytes, tx.sent().refused)
     assert list(range(602)) == all_of(rx, 602)
     stats = pool.stats()
@@ -118,7 +118,7 @@ def test_too_long_to_send(spaces: Spaces, pool: shmpool.Pool, bypass: bool) -> N
     with spaces[0].entered(), PacketSink(pool, "veth", bypass=bypass) as tx:
         burst = pool.alloc_many(1)
         burst[0].write(frame(0, 1600))
-        assert 1 == tx.drain(burst)
+        assert 0 == tx.drain(burst)
         assert (0, 1) == (tx.sent().packets, tx.sent().refused)
 
 

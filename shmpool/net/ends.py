@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Source and Sink: what everything has that packets come out of, or go into."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from .. import errors
+from .._hot import Receiver, Sender
 from ..burst import Burst
 from ..pool import Pool
 
@@ -31,7 +33,21 @@ class Sent:
     refused: int  # packets that the kernel or the interface refused; they are freed too
 
 
-class Source:
+class _End(ABC):
+    """What is closed at the end of a with block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends calls of other threads, and closes it. May be repeated."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Source(_End):
     """Packets, in bursts of up to 256 that the caller owns.
 
     One thread at a time takes from a source; any thread may close it. It belongs to the process
@@ -40,9 +56,9 @@ class Source:
 
     pool: Pool
 
+    @abstractmethod
     def _fill(self, burst: Burst, timeout: float | None) -> int:
         """Fills an empty Burst: how many packets; 0 when the time is up; -1 at the end."""
-        raise NotImplementedError
 
     def get_many(self, n: int = MOST, timeout: float | None = None) -> Burst:
         """Takes 1 to n packets that are there, 256 at most, as a Burst.
@@ -81,38 +97,36 @@ class Source:
             yield burst
             del burst  # the caller's: what it did not keep is freed before the next wait
 
+    @abstractmethod
     def statistics(self) -> Received:
         """Returns the counts since the source was opened."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Ends calls of other threads, and closes it. May be repeated."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
-class Sink:
+class Sink(_End):
     """Takes bursts: one thread at a time."""
 
+    @abstractmethod
     def drain(self, burst: Burst, timeout: float | None = None) -> int:
-        """Sends or writes every packet of the burst and frees it. Returns how many were sent."""
-        raise NotImplementedError
+        """Sends or writes every packet of the burst and frees it. Returns how many were sent: all
+        but those that were refused, which sent() counts."""
 
+    @abstractmethod
     def sent(self) -> Sent:
         """Returns the counts since the sink was opened."""
-        raise NotImplementedError
+
+
+class TwoWay(Source, Sink):
+    """Both, over one descriptor, which each side has a duplicate of."""
+
+    _receiver: Receiver
+    _sender: Sender
+
+    def statistics(self) -> Received:
+        return Received(*self._receiver.counts)
+
+    def sent(self) -> Sent:
+        return Sent(*self._sender.counts)
 
     def close(self) -> None:
-        """Closes it. May be repeated."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+        self._receiver.close()
+        self._sender.close()

@@ -14,23 +14,32 @@ struct pass {
 	unsigned long long at;
 	unsigned int link;
 	struct lookup c;
-	uint8_t *data; /* of the packet */
+	uint32_t next; /* position in the burst */
+	int error;     /* a code, which ends the pass */
+	uint32_t i;    /* of the packet */
+	uint8_t *data;
 	uint32_t length;
 };
 
-/* Begins a pass. 0 or a code. */
-static int pass_begin(struct pass *p)
+/* Begins a pass, before its first packet. */
+static void pass_begin(struct pass *p)
 {
-	return parse_knows(p->link) ? lookup_key(p->burst->pool->key, &p->c) : -EDOM;
+	p->next = 0;
+	p->error = parse_knows(p->link) ? lookup_key(p->burst->pool->key, &p->c) : -EDOM;
 }
 
-/* Goes to packet i. 0 or a code. Every word of the header is read once. */
-static int pass_packet(struct pass *p, uint32_t i)
+/* Goes to the next packet. false at the end, or if there is an error. Every word of the buffer's
+ * header is read once. */
+static inline bool pass_next(struct pass *p)
 {
 	const uint64_t *handle = p->burst->handle;
-	const int error = qmempool_check(p->c.p, p->c.m, handle[i]);
-	if (unlikely(error))
-		return error;
+	const uint32_t i = p->i = p->next;
+	if (p->error || i == p->burst->n)
+		return false;
+	p->next++;
+	p->error = qmempool_check(p->c.p, p->c.m, handle[i]);
+	if (unlikely(p->error))
+		return false;
 	if (likely(i + AHEAD < p->burst->n && handle_index(handle[i + AHEAD]) < p->c.p->total)) {
 		const uint32_t ahead = handle_index(handle[i + AHEAD]);
 		prefetch_read(pool_data(p->c.p, ahead) + p->burst->pool->headroom);
@@ -40,7 +49,7 @@ static int pass_packet(struct pass *p, uint32_t i)
 	const uint64_t at = p->at < part.length ? p->at : part.length, length = part.length - at;
 	p->data = (uint8_t *)part.data + at;
 	p->length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX;
-	return 0;
+	return true;
 }
 
 /* The record of the packet that is at, or of the one in its tunnel. */
@@ -68,15 +77,12 @@ PyObject *headers_read(PyObject *Py_UNUSED(module), PyObject *args)
 		return NULL;
 	}
 	struct parse_record *record = records.buf, *in = inner.buf;
-	int error = pass_begin(&p);
-	for (uint32_t i = 0; !error && i < p.burst->n; i++) {
-		error = pass_packet(&p, i);
-		if (likely(!error))
-			parse_packet(p.data, p.length, p.link, &record[i], in ? &in[i] : NULL);
-	}
+	pass_begin(&p);
+	while (pass_next(&p))
+		parse_packet(p.data, p.length, p.link, &record[p.i], in ? &in[p.i] : NULL);
 	PyBuffer_Release(&records);
 	PyBuffer_Release(&inner); /* a zeroed view is ignored */
-	return PyLong_FromLong(error);
+	return PyLong_FromLong(p.error);
 }
 
 PyObject *headers_checksums(PyObject *Py_UNUSED(module), PyObject *args)
@@ -91,17 +97,14 @@ PyObject *headers_checksums(PyObject *Py_UNUSED(module), PyObject *args)
 	    burst_array(p.burst, out, PyBUF_WRITABLE, 0, 2, &states))
 		return NULL;
 	uint8_t *state = states.buf;
-	int error = pass_begin(&p);
-	for (uint32_t i = 0; !error && i < p.burst->n; i++) {
-		error = pass_packet(&p, i);
-		if (unlikely(error))
-			break;
+	pass_begin(&p);
+	while (pass_next(&p)) {
 		const struct parse_record *r = pass_parse(&p, inner, record);
-		state[2 * i] = checksum_of_ip(p.data, p.length, r);
-		state[2 * i + 1] = checksum_of_transport(p.data, p.length, r);
+		state[2 * p.i] = checksum_of_ip(p.data, p.length, r);
+		state[2 * p.i + 1] = checksum_of_transport(p.data, p.length, r);
 	}
 	PyBuffer_Release(&states);
-	return PyLong_FromLong(error);
+	return PyLong_FromLong(p.error);
 }
 
 PyObject *headers_set_checksums(PyObject *Py_UNUSED(module), PyObject *args)
@@ -116,17 +119,14 @@ PyObject *headers_set_checksums(PyObject *Py_UNUSED(module), PyObject *args)
 	    burst_array(p.burst, out, PyBUF_WRITABLE, 0, 2, &done))
 		return NULL;
 	bool *was_set = done.buf;
-	int error = pass_begin(&p);
-	for (uint32_t i = 0; !error && i < p.burst->n; i++) {
-		error = pass_packet(&p, i);
-		if (unlikely(error))
-			break;
+	pass_begin(&p);
+	while (pass_next(&p)) {
 		const struct parse_record *r = pass_parse(&p, inner, record);
-		was_set[2 * i] = ip && checksum_set_ip(p.data, p.length, r);
-		was_set[2 * i + 1] = transport && checksum_set_transport(p.data, p.length, r);
+		was_set[2 * p.i] = ip && checksum_set_ip(p.data, p.length, r);
+		was_set[2 * p.i + 1] = transport && checksum_set_transport(p.data, p.length, r);
 	}
 	PyBuffer_Release(&done);
-	return PyLong_FromLong(error);
+	return PyLong_FromLong(p.error);
 }
 
 PyObject *headers_forward(PyObject *Py_UNUSED(module), PyObject *args)
@@ -139,15 +139,11 @@ PyObject *headers_forward(PyObject *Py_UNUSED(module), PyObject *args)
 	    burst_array(p.burst, out, PyBUF_WRITABLE, 0, 1, &alive))
 		return NULL;
 	bool *is_alive = alive.buf;
-	int error = pass_begin(&p);
-	for (uint32_t i = 0; !error && i < p.burst->n; i++) {
-		error = pass_packet(&p, i);
-		if (likely(!error))
-			is_alive[i] =
-				checksum_forward(p.data, p.length, pass_parse(&p, false, record));
-	}
+	pass_begin(&p);
+	while (pass_next(&p))
+		is_alive[p.i] = checksum_forward(p.data, p.length, pass_parse(&p, false, record));
 	PyBuffer_Release(&alive);
-	return PyLong_FromLong(error);
+	return PyLong_FromLong(p.error);
 }
 
 PyObject *headers_toeplitz_table(PyObject *Py_UNUSED(module), PyObject *key)

@@ -167,7 +167,7 @@ class PacketSink(Sink):
         return f"interface {self.interface}"
 
     def drain(self, burst: Burst, timeout: float | None = None) -> int:
-        """Sends every packet and frees the burst. Returns how many.
+        """Sends every packet and frees the burst. Returns how many were sent.
 
         Waits up to timeout seconds in total where the interface has no room. Packets that it
         refuses, because they are longer than its MTU or shorter than a header, are freed and

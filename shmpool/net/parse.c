@@ -352,17 +352,25 @@ static void read_arp(struct cursor *c)
 	r->dst4 = parse_u32(p + 24);
 }
 
-/* Reads IP of either version. */
-static void read_ip(struct cursor *c)
+/* Reads IP of either version, which the first bits say. false if it is neither. */
+static bool read_either_ip(struct cursor *c)
 {
 	if (!has(c, 1))
-		return;
+		return true;
 	const uint8_t first = load_relaxed(here(c));
 	if (first >> 4 == 4)
 		read_ipv4(c);
 	else if (first >> 4 == 6)
 		read_ipv6(c);
 	else
+		return false;
+	return true;
+}
+
+/* Reads what must be IP. */
+static void read_ip(struct cursor *c)
+{
+	if (!read_either_ip(c))
 		c->r->layers |= PARSE_L_BAD;
 }
 
@@ -383,13 +391,7 @@ static void read_mpls(struct cursor *c)
 		r->layers |= PARSE_L_MPLS;
 		bottom = label & 0x100;
 	}
-	if (!has(c, 1))
-		return;
-	const uint8_t first = load_relaxed(here(c));
-	if (first >> 4 == 4)
-		read_ipv4(c);
-	else if (first >> 4 == 6)
-		read_ipv6(c);
+	read_either_ip(c);
 }
 
 static bool is_vlan(uint32_t type)

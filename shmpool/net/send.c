@@ -45,6 +45,7 @@ struct sending {
 	struct lookup c;
 	uint64_t *handle;
 	uint32_t n, at;      /* packets, and those that are done */
+	uint32_t refused;    /* of those */
 	const char *address; /* of each, ADDRESS bytes; NULL: where the socket is connected to */
 };
 
@@ -169,6 +170,7 @@ static void done(struct sender_object *self, struct sending *s, uint32_t m, bool
 		s->at += self->span[i];
 		self->packets += sent ? self->span[i] : 0;
 		self->refused += sent ? 0 : self->span[i];
+		s->refused += sent ? 0 : self->span[i];
 		for (size_t k = 0; sent && k < message->msg_iovlen; k++)
 			self->bytes += message->msg_iov[k].iov_len;
 	}
@@ -304,13 +306,14 @@ static PyObject *drain(struct sender_object *self, struct sending *s, double tim
 		return PyErr_SetFromErrno(PyExc_OSError);
 	}
 	if (code == -ENOBUFS || code == -ESHUTDOWN)
-		return Py_BuildValue("(IO)", s->at, code == -ENOBUFS ? Py_True : Py_False);
+		return Py_BuildValue("(IO)", s->at - s->refused,
+				     code == -ENOBUFS ? Py_True : Py_False);
 	if (code < 0)
 		return hot_pool_raise(s->burst->pool, code);
-	return Py_BuildValue("(IO)", s->at, Py_None);
+	return Py_BuildValue("(IO)", s->at - s->refused, Py_None);
 }
 
-/* drain(burst, timeout, addresses): sends all. Returns how many packets are done, and None; or True
+/* drain(burst, timeout, addresses): sends all. Returns how many were sent, and None; or True
  * if the time is up, False if the sender was closed. */
 static PyObject *sender_drain(PyObject *object, PyObject *args)
 {

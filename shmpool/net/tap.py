@@ -11,7 +11,7 @@ from .. import errors
 from .._hot import Receiver, Sender
 from ..burst import Burst
 from ..pool import Pool
-from .ends import Received, Sent, Sink, Source
+from .ends import TwoWay
 from .interface import raise_unless_sent
 
 TUNSETIFF = 0x400454CA
@@ -25,7 +25,7 @@ def _not_blocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-class TapDevice(Source, Sink):
+class TapDevice(TwoWay):
     """A network interface that this process makes: what the system sends there is a source, and
     what is drained the system receives.
 
@@ -68,13 +68,3 @@ class TapDevice(Source, Sink):
     def drain(self, burst: Burst, timeout: float | None = None) -> int:
         """Gives every packet to the system and frees the burst. Raises as PacketSink.drain()."""
         return raise_unless_sent(self, self._sender.drain(burst, timeout, None))
-
-    def statistics(self) -> Received:
-        return Received(*self._receiver.counts)
-
-    def sent(self) -> Sent:
-        return Sent(*self._sender.counts)
-
-    def close(self) -> None:
-        self._receiver.close()
-        self._sender.close()

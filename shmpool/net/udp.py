@@ -10,7 +10,7 @@ from .. import errors
 from .._hot import Receiver, Sender
 from ..burst import Burst
 from ..pool import Pool
-from .ends import MOST, Received, Sent, Sink, Source
+from .ends import MOST, TwoWay
 from .interface import raise_unless_sent
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def address_texts(addresses: "NDArray[Any]") -> "list[Address]":
     ]
 
 
-class UdpSocket(Source, Sink):
+class UdpSocket(TwoWay):
     """A UDP socket, whose datagrams are a source, and which is a sink.
 
     local: (host, port) to receive at; port 0 lets the kernel choose. peer: (host, port) to connect
@@ -189,7 +189,7 @@ class UdpSocket(Source, Sink):
     def drain(
         self, burst: Burst, timeout: float | None = None, to: "NDArray[Any] | None" = None
     ) -> int:
-        """Sends every datagram and frees the burst. Returns how many.
+        """Sends every datagram and frees the burst. Returns how many were sent.
 
         to: the address of each, as get_many_from() returns them; None if the socket is connected.
         Datagrams that are refused, for example because they are longer than 65,507 bytes, are
@@ -197,14 +197,14 @@ class UdpSocket(Source, Sink):
 
         Raises: as PacketSink.drain(); InvalidArgument: neither connected nor addresses.
         """
-        import numpy as np
-
         if to is None:
             if not self._connected:
                 raise errors.InvalidArgument(
                     "the socket has no peer; give the address of each datagram with to="
                 )
             return raise_unless_sent(self, self._sender.drain(burst, timeout, None))
+        import numpy as np
+
         columns = np.ascontiguousarray(to)
         if columns.dtype.itemsize != ADDRESS or columns.shape != (len(burst),):
             raise errors.InvalidArgument(
@@ -220,13 +220,3 @@ class UdpSocket(Source, Sink):
                 ) from None
             raise
         return raise_unless_sent(self, done)
-
-    def statistics(self) -> Received:
-        return Received(*self._receiver.counts)
-
-    def sent(self) -> Sent:
-        return Sent(*self._sender.counts)
-
-    def close(self) -> None:
-        self._receiver.close()
-        self._sender.close()
