@@ -58,7 +58,7 @@ def test_defaults(make_pool: MakePool) -> None:
 
 @pytest.mark.parametrize(
     ("size", "capacity", "kept"),
-    [(4096, 2048, 512), (4160, 2048, 256), (65536, 512, 0), (65600, 512, 0)],
+    [(4096, 2048, 512), (4160, 2048, 256), (65472, 512, 32), (65473, 512, 0), (65600, 512, 0)],
 )
 def test_the_default_cache_is_bounded_in_bytes(
     make_pool: MakePool, size: int, capacity: int, kept: int

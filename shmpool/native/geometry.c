@@ -61,6 +61,12 @@ uint32_t geometry_warm(const struct shmpool_geometry *of)
 	return room;
 }
 
+/* Returns the size that buffers have for a size that is asked for. */
+static int64_t whole_lines(int64_t size)
+{
+	return (int64_t)((uint64_t)size + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+}
+
 /* Returns the largest cache size that leaves three quarters of the buffers to other members, and
  * whose buffers fit into a core's own data cache; beyond that, a free buffer is cold before it is
  * used again. Returns 0 if that is less than a bulk, and for a class with a warm ring: what is in
@@ -68,7 +74,9 @@ uint32_t geometry_warm(const struct shmpool_geometry *of)
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
 	int64_t size = CACHE_SIZE_DEFAULT;
-	if (geometry_warm(g))
+	struct shmpool_geometry made = *g;
+	made.buffer_size = whole_lines(g->buffer_size);
+	if (geometry_warm(&made))
 		return 0;
 	while (size > g->capacity / 4 || size * g->buffer_size > CACHE_BYTES_DEFAULT)
 		size /= 2;
@@ -122,8 +130,7 @@ static int check_options(struct shmpool_geometry *g, struct shmpool_refusal *why
 	const int64_t most = (int64_t)ADDRESS_SPACE / g->capacity; /* a multiple of a cache line */
 	if (g->buffer_size > most)
 		return refuse_option(why, SHMPOOL_BUFFER_SIZE, 1, most);
-	g->buffer_size =
-		(int64_t)((uint64_t)g->buffer_size + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+	g->buffer_size = whole_lines(g->buffer_size);
 	uint64_t extent = (uint64_t)(g->bulk * g->refill_multiplier);
 	if (extent * (uint64_t)g->buffer_size > EXTENT_BYTES_MAX)
 		extent = EXTENT_BYTES_MAX / (uint64_t)g->buffer_size;

@@ -138,6 +138,8 @@ uint64_t segment_layout_hash(void)
 		COUNTERS,
 		offsetof(struct segment_header, class),
 		CLASSES_MAX,
+		GEOMETRY_WARM_SIZE,
+		GEOMETRY_WARM_BYTES,
 		offsetof(struct segment_header, members_offset),
 		offsetof(struct member, counters),
 		offsetof(struct queue_slot, queue),

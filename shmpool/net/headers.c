@@ -6,8 +6,6 @@
 #include "checksum.h"
 #include "toeplitz.h"
 
-#define AHEAD 4 /* packets whose first bytes are fetched while one is read */
-
 /* A pass over the packets of a burst. */
 struct pass {
 	struct burst_object *burst;
@@ -40,11 +38,6 @@ static inline bool pass_next(struct pass *p)
 	p->error = qmempool_check(p->c.p, p->c.m, handle[i]);
 	if (unlikely(p->error))
 		return false;
-	if (likely(i + AHEAD < p->burst->n && handle_index(handle[i + AHEAD]) < p->c.p->total)) {
-		const uint32_t ahead = handle_index(handle[i + AHEAD]);
-		prefetch_read(pool_data(p->c.p, ahead) + p->burst->pool->headroom);
-		prefetch_read(pool_buffer(p->c.p, ahead));
-	}
 	const struct bytes_part part = bytes_first(p->c.p, handle[i]);
 	const uint64_t at = p->at < part.length ? p->at : part.length, length = part.length - at;
 	p->data = (uint8_t *)part.data + at;
