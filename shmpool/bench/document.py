@@ -32,12 +32,13 @@ no more than arrive within a millisecond, and always before they wait. In fault 
 is made, counted and checked by itself. All processes keep the memory that they free; otherwise
 large batches would mostly measure how malloc returns it to the kernel.
 
-Contestants take turns, run by run. Every queue holds as many messages as fit into 4 MiB, 4 to 1024,
-or what the system allows a socket. A process that finds no room or no message, and has no call that
-waits, yields the processor (sched_yield). "Cache line" is the time that a cache line takes from the
-first core to the second, measured before and after the runs of each cell: compare only figures that
-were measured with like times. "Background load" is the share of the cores that other programs used
-at that time. Figures of several machines stand side by side; a ratio is of one machine and one run.
+Contestants take turns, run by run. Every queue, and every lane of one, holds as many messages as
+fit into 4 MiB, 4 to 1024, or what the system allows a socket. A process that finds no room or no
+message, and has no call that waits, yields the processor (sched_yield). "Cache line" is the time
+that a cache line takes from the first core to the second, measured before and after the runs of
+each cell: compare only figures that were measured with like times. "Background load" is the share
+of the cores that other programs used at that time. Figures of several machines stand side by side;
+a ratio is of one machine and one run.
 """
 STYLE = """\
 body { font: 15px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }

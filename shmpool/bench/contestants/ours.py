@@ -56,7 +56,8 @@ class Ours(Transport):
             ends *= spec.channels
         batch = self.batch if isinstance(self, Many) else 1
         each = CACHED if spec.size <= SMALL else FEW + 2 * batch
-        most = spec.channels * spec.depth + ends * each
+        depth = spec.depth * self.lanes
+        most = spec.channels * depth + ends * each
         capacity = 1 << (most - 1).bit_length()
         self.pool = shmpool.Pool.create(
             spec.name,
@@ -66,12 +67,12 @@ class Ours(Transport):
         )
         for channel in range(spec.channels):
             self.pool.create_queue(
-                str(channel), capacity=spec.depth, on_death=self.on_death, lanes=self.lanes
+                str(channel), capacity=depth, on_death=self.on_death, lanes=self.lanes
             )
 
     @property
     def lanes(self) -> int:
-        """Of each queue."""
+        """Of each queue. Each lane holds spec.depth messages."""
         return 1
 
     def remove(self) -> None:
@@ -111,7 +112,7 @@ class SendRecv(Ours, OneByOne):
 
 
 class Lanes(SendRecv):
-    """One queue with a lane for each pair; the lanes share its capacity."""
+    """One queue with a lane for each pair. A lane holds as many as a queue of the others."""
 
     call = "send, recv, lanes"
     only_scaling = True
