@@ -6,6 +6,7 @@ python docs/generate.py
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import click
 from shmpool.cli.main import MODULES, shmpool
 from shmpool.net import headers
 from shmpool.options import Option, QueueOptions, TopicOptions, options_of
-from shmpool.rpc import protocol, wire
-from shmpool.service import config
+from shmpool.rpc import protocol, records, wire
+from shmpool.service import config, metrics
+from shmpool.stats import COUNTERS
 
 DOCS = Path(__file__).resolve().parent
 WRITTEN = "<!-- Written by docs/generate.py: change what it is made from. -->\n"
@@ -260,11 +262,43 @@ def headers_text() -> str:
     return "\n".join(lines) + "\n"
 
 
+def metrics_text() -> str:
+    lines = ["# Metrics", "", WRITTEN, inspect.cleandoc(METRICS_HEAD), ""]
+    lines += ["| metric | type | labels | |", "|---|---|---|---|"]
+    for family, name, about, labels in metrics.FAMILIES:
+        kind = family.__name__.removesuffix("MetricFamily").lower()
+        end = {"counter": "_total", "info": "_info"}.get(kind, "")
+        marked = ", ".join(f"`{label}`" for label in labels)
+        lines.append(f"| `shmpool_{name}{end}` | {kind} | {marked} | {about} |")
+    for title, values in (
+        ("`op` of `shmpool_ops_total`", COUNTERS),
+        ("`alarm` of `shmpool_alarms`", get_args(records.AlarmKind)),
+    ):
+        lines += ["", f"## {title}", "", ", ".join(f"`{value}`" for value in values)]
+    return "\n".join(lines) + "\n"
+
+
+METRICS_HEAD = """
+    The daemon answers `/metrics` at the address of `--http`, in OpenMetrics 1.0 or in the text
+    format 0.0.4. [Monitoring](how-to/monitoring.md) has the configuration of Prometheus, the
+    alerts and the board of Grafana that come with the package.
+"""
+
+
+def layout_text() -> str:
+    sys.path.insert(0, str(DOCS))
+    import layout_page
+
+    return layout_page.text(WRITTEN)
+
+
 TEXTS = {
     "protocol.md": protocol_text,
     "cli.md": cli_text,
     "config.md": config_text,
     "headers.md": headers_text,
+    "metrics.md": metrics_text,
+    "layout.md": layout_text,
 }
 
 if __name__ == "__main__":

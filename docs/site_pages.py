@@ -8,7 +8,10 @@ root. The reference is made from docstrings, those of the C types included. `mak
 import inspect
 import re
 import sys
+from enum import Enum
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -22,8 +25,12 @@ COPIED = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-# The order of the reference; what is not named follows by name.
-FIRST = ("Pool", "AlfQueue", "Buffer", "Burst", "Topic", "Subscriber", "Sample", "Samples")
+# The modules of the reference, and what comes first in each; the rest follows by name.
+MODULES = {
+    "shmpool": ("Pool", "AlfQueue", "Buffer", "Burst", "Topic", "Subscriber", "Sample", "Samples"),
+    "shmpool.net": ("PacketSource", "PacketSink", "UdpSocket", "TapDevice", "CaptureSource"),
+    "shmpool.net.headers": ("Headers", "Checksums"),
+}
 
 
 def from_root(text: str) -> str:
@@ -44,6 +51,8 @@ def shown(name: str, item: Any) -> str:
 
 
 def documented(name: str, item: Any, level: int) -> list[str]:
+    if isinstance(item, (int, str)):  # its docstring would be that of the type
+        return [f"{'#' * level} {name}", "", f"`{item!r}`", ""]
     text = inspect.getdoc(item) or ""
     signature = re.sub(r"'", "", shown(name.rpartition(".")[2], item))
     lines = [f"{'#' * level} {name}", ""]
@@ -65,18 +74,34 @@ def members(kind: type) -> list[tuple[str, Any]]:
     return found
 
 
+def public(module: ModuleType) -> list[str]:
+    """The names that a module shows: __all__, or the classes and functions that it defines."""
+    names = getattr(module, "__all__", None)
+    if names is None:
+        own = (inspect.isclass, inspect.isfunction)
+        names = [
+            name
+            for name, item in vars(module).items()
+            if any(is_kind(item) for is_kind in own)
+            and item.__module__ == module.__name__
+            and not name.startswith("_")
+        ]
+    return list(names)
+
+
 def reference() -> str:
     """The page of the reference."""
-    import shmpool
-
-    names = [*FIRST, *sorted(set(shmpool.__all__) - set(FIRST))]
     lines = ["# API", "", "Written from the docstrings: `help(shmpool.Pool)` shows the same.", ""]
-    for name in names:
-        item = getattr(shmpool, name)
-        lines += documented(name, item, 2)
-        if inspect.isclass(item) and not issubclass(item, BaseException):
-            for member, value in members(item):
-                lines += documented(f"{name}.{member}", value, 3)
+    for module_name, first in MODULES.items():
+        module = import_module(module_name)
+        if module_name != "shmpool":
+            lines += [f"## {module_name}", "", "```text", inspect.getdoc(module) or "", "```", ""]
+        for name in (*first, *sorted(set(public(module)) - set(first))):
+            item = getattr(module, name)
+            lines += documented(name, item, 2 if module_name == "shmpool" else 3)
+            if inspect.isclass(item) and not issubclass(item, (BaseException, Enum)):
+                for member, value in members(item):
+                    lines += documented(f"{name}.{member}", value, 3)
     return "\n".join(lines)
 
 

@@ -58,6 +58,19 @@ def test_the_containers_share_a_pool(file: str, tmp_path: Path) -> None:
     assert "1000 packets\n" == (tmp_path / "consumer.out").read_text()
 
 
+def test_the_files_match_their_schemas() -> None:
+    """Compose's, and that of Kubernetes for each kind of object, with no unknown key."""
+    kubernetes = pytest.importorskip("kubernetes_validate")
+    pod = yaml.safe_load((PACKAGING / "kubernetes.yaml").read_text())
+    kubernetes.validate(pod, kubernetes.latest_version(), strict=True)
+    pytest.importorskip("check_jsonschema")
+    command = ("-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec")
+    done = subprocess.run(
+        [sys.executable, *command, str(PACKAGING / "compose.yaml")], capture_output=True, text=True
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
 def test_the_daemon_understands_its_command() -> None:
     """Its options are options of `shmpool daemon`, and the port is the one that is published."""
     from shmpool.cli.daemon import command

@@ -122,15 +122,54 @@ def test_man_pages_and_completions(tmp_path: Path) -> None:
     assert "--buffer-size" in re.sub(".\b", "", printed.stdout)
 
 
+FLOW = ROOT / ".github" / "workflows" / "wheels.yml"
+
+
 def test_the_workflow() -> None:
-    """It is YAML, and builds with the settings of pyproject.toml on both processors."""
+    """It builds with the settings of pyproject.toml on both processors, signs what it has built,
+    and names each action by a commit's hash."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text())
-    jobs = flow["jobs"]
-    assert {"sdist", "wheels", "sbom", "publish"} == set(jobs)
-    assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
+    jobs = yaml.safe_load(FLOW.read_text())["jobs"]
+    built = {"sdist", "wheels", "sbom"}
+    assert built | {"attest", "publish"} == set(jobs)
+    assert (built, {"attest"}) == (set(jobs["attest"]["needs"]), set(jobs["publish"]["needs"]))
+    assert jobs["attest"]["permissions"] == {"id-token": "write", "attestations": "write"}
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert all("permissions" not in jobs[name] for name in built)
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert used
+    assert [] == [name for name in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", name)]
+    signed = {name.partition("@")[0] for name in used if "attest" in name}
+    assert {"actions/attest-build-provenance", "actions/attest-sbom"} == signed
     assert len(jobs["wheels"]["strategy"]["matrix"]["runner"]) == 2
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
     assert "{project}/tests/try_wheel.py" in settings["test-command"]
     assert {"x86_64", "aarch64"} == set(settings["archs"])
+
+
+def test_linters_of_workflows_find_nothing() -> None:
+    """The schema of workflows, and zizmor, which knows what makes them unsafe."""
+    pytest.importorskip("check_jsonschema")
+    schema = (sys.executable, "-m", "check_jsonschema", "--builtin-schema")
+    checked = run(*schema, "vendor.github-workflows", FLOW, cwd=ROOT)
+    assert 0 == checked.returncode, checked.stdout
+    zizmor = Path(sys.executable).with_name("zizmor")
+    if not zizmor.exists():
+        pytest.skip("zizmor is not installed")
+    found = run(zizmor, "--offline", "--no-progress", "--persona=regular", FLOW, cwd=ROOT)
+    assert 0 == found.returncode, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
+def test_which_wheels_are_built(architecture: str) -> None:
+    """cibuildwheel reads the settings: each Python with glibc and with musl, none of its own."""
+    pytest.importorskip("cibuildwheel")
+    command = (sys.executable, "-m", "cibuildwheel", "--print-build-identifiers")
+    done = run(*command, "--platform", "linux", "--archs", architecture, cwd=ROOT)
+    assert 0 == done.returncode, done.stderr
+    expected = {
+        f"{python}-{libc}_{architecture}"
+        for python in ("cp311", "cp312", "cp313", "cp314")
+        for libc in ("manylinux", "musllinux")
+    }
+    assert expected == set(done.stdout.split())

@@ -44,7 +44,14 @@ def test_the_site(tmp_path: Path) -> None:
     assert 'href="tutorial/"' in home
     assert 'href="docs/' not in home
     reference = (tmp_path / "api" / "index.html").read_text()
-    for text in ("Takes the oldest Buffer.", "One buffer of a pool, owned by this process."):
+    for text in (
+        "Takes the oldest Buffer.",
+        "One buffer of a pool, owned by this process.",
+        "Every packet that an interface receives",
+        "Bits of the column layers.",
+    ):
         assert text in reference
+    for page, text in (("metrics", "shmpool_queue_depth"), ("layout", "struct queue_slot")):
+        assert text in (tmp_path / page / "index.html").read_text()
     for page in tmp_path.rglob("*.html"):
         assert "fonts.googleapis" not in page.read_text(), page
