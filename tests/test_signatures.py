@@ -5,6 +5,7 @@ same."""
 import ast
 import asyncio
 import inspect
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -238,9 +239,10 @@ def named_in(annotation: object) -> set[type]:
 def named_by(thing: Any) -> set[type]:
     """The classes that the annotations of a function or of a record's fields name.
 
-    Names from numpy and typing_extensions that only type checkers need are left out.
+    Names from numpy, typing and typing_extensions that only type checkers need are left out.
     """
-    foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
+    foreign: dict[str, Any] = {name: getattr(typing, name) for name in typing.__all__}
+    foreign |= dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike", "T"), Any)
     foreign |= {"np": np, "NDArray": npt.NDArray}
     foreign |= {"Headers": Headers, "Checksums": Checksums}
     ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer, "AlfQueue": shmpool.AlfQueue}
