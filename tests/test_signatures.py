@@ -5,6 +5,7 @@ same."""
 import ast
 import asyncio
 import inspect
+import runpy
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,22 @@ def test_every_method_in_c_has_a_stub() -> None:
         if not name.startswith("_") and callable(value)
     }
     assert declared == there
+
+
+def test_the_stub_has_the_docstrings_of_the_types() -> None:
+    """Editors show what help() shows: docs/stubs.py writes it, and no public method is without."""
+    script = Path(__file__).resolve().parent.parent / "docs" / "stubs.py"
+    text = Path(shmpool.__file__).with_name("_hot.pyi").read_text()
+    assert runpy.run_path(str(script))["written"](text) == text, "run: python docs/stubs.py"
+    bare = [
+        f"{kind}.{entry.name}"
+        for kind, entry in stubs()
+        if NATIVE[kind] in {shmpool.Buffer, shmpool.Sample, *shmpool.Pool.__mro__,
+                            *shmpool.AlfQueue.__mro__, *shmpool.Topic.__mro__,
+                            *shmpool.Subscriber.__mro__, *shmpool.Burst.__mro__}
+        and not ast.get_docstring(entry)
+    ]  # fmt: skip
+    assert [] == bare
 
 
 @pytest.mark.parametrize(("kind", "stub"), stubs(), ids=lambda value: getattr(value, "name", value))
