@@ -1,18 +1,37 @@
-# make demo    replays a capture through worker processes
-# make check   format, lint, types and the quick tests: about 90 seconds on two idle cores
-# make test    every test, except those of the benchmark that need the other libraries: make test-bench
-# make test-interpreters   the quick tests on the other versions of CPython that are installed here,
-#              CPython's own tests of its process pools where they have these, and the wheel for each
-# make coverage   which branches of Python and C no test takes (build/coverage)
-# make bench    make bench-native    make fix    make clean
-# make docs    writes the pages that are made from the code       make site   builds the site of docs/
-# make sweep   kills a member at every instruction of every operation (about an hour on two cores), measures
-#              how long a dead reader holds a topic's writer up (a minute), and lets every call of every operation to the system fail with each errno (a minute)
-# make pairs   two members in the middle of something at once, one or both killed
-# make soak    120,000 random kills, 200 of an executor's workers in 5,000 tasks, 50,000 corrupted words,
-#              4,000 of workers on 20 million packets of a veth pair (about two hours)        make relacy   20 million interleavings
-# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must fail
-# make tools   what some tests want from Debian, as root; without it they are skipped and say so
+# make demo           replays a capture through worker processes
+# make check          format, lint, types and the quick tests: about 90 seconds on two idle cores
+# make test           every test, except those of the benchmark that need the other libraries
+# make test-quick     the tests without the marker slow
+# make test-bench     the tests that need the other libraries
+# make test-interpreters   the quick tests on the other versions of CPython that are installed here, CPython's
+#                     own tests of its process pools where they have these, and the wheel for each
+# make lint           format, lint and types alone          make fix      formats the sources
+# make coverage       which branches of Python and C no test takes (build/coverage)
+#
+# make bench          the benchmark                         make bench-docs   writes its report into docs/
+# make bench-native   the C core beside other rings and allocators
+# make bench-instructions   instructions of each operation, compared with those that are kept
+# make bench-arrays   bench-chains  bench-daemon  bench-executor  bench-free-ring  bench-growth  bench-headers
+#      bench-import   bench-lanes  bench-net  bench-objects  bench-recovery  bench-topics  bench-wakeups  bench-warm
+#                     each one subject of docs/
+#
+# make sweep          kills a member at every instruction of every operation (about an hour on two cores), measures
+#                     how long a dead reader holds a topic's writer up (a minute), and lets every call of every
+#                     operation to the system fail with each errno (a minute)
+# make pairs          two members in the middle of something at once, one or both killed
+# make soak           120,000 random kills, 200 of an executor's workers in 5,000 tasks, 50,000 corrupted words,
+#                     4,000 of workers on 20 million packets of a veth pair (about two hours)
+# make steer          4 million runs of the C core steered from a seed
+# make mutants        breaks steps; tests must fail         make relacy   20 million interleavings
+# make fuzz           random frames for the daemon's reader, for a minute
+#
+# make docs           writes the pages that are made from the code
+# make site           builds the site of docs/ (build/site)
+# make share          man pages and completion files (build/share)
+# make release        ARGS=1.2.3: version, changelog, build, checks, bill of materials, commit, tag; sends nothing
+# make tools          what some tests want from Debian, as root; without it they are skipped and say so
+# make clean          removes what was built and the virtual environments
+# make help           prints this list
 #
 # Options go in ARGS: make demo ARGS="--workers 4 --burst 64 trace.pcapng"
 
@@ -23,8 +42,8 @@ ARGS ?=
 SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*.[ch] shmpool/net/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net sweep pairs soak steer mutants relacy fuzz docs site release share tools fix clean
+.PHONY: all help demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-import sweep pairs soak steer mutants relacy fuzz docs site release share tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -35,6 +54,9 @@ $(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m clients.demo $(ARGS)
@@ -133,6 +155,7 @@ fuzz: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/stubs.py
 	SHMPOOL_SCREENSHOT=docs/live-page.png $(BIN)/python -m pytest -q tests/test_browser.py
 
 # build/site/index.html
@@ -189,6 +212,9 @@ bench-wakeups: $(VENV)/.dev
 
 bench-net: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.net $(ARGS)
+
+bench-import: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.imports $(ARGS)
 
 bench-executor: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.executor $(ARGS)

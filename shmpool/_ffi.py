@@ -7,7 +7,6 @@ Which calls go which way, and why: hot/hot.h. Any is allowed here and nowhere el
 import importlib.machinery
 import importlib.util
 import sys
-from typing import Any
 
 if sys.platform != "linux":
     raise ImportError(f"shmpool works on Linux only, and this is {sys.platform}")
@@ -26,7 +25,13 @@ from ._native import ffi, lib
 
 __all__ = ["Native", "ffi", "lib"]
 
-Native = Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Native = Any
+else:
+    Native = object
 
 
 def _load_hot() -> None:

@@ -7,11 +7,13 @@ that then returns what was taken: so a call that is cancelled has taken nothing,
 on.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import GenericAlias
 from weakref import WeakKeyDictionary
 
 from . import errors
@@ -19,16 +21,25 @@ from ._hot import Buffer, LineBase, Turns
 from .named import Named
 from .wakers import FREE, ROOM, Readable, Waker, Wanted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
+    from typing import Any, Generic, TypeVar
 
     from typing_extensions import Buffer as BytesLike
 
     from .pool import Pool
 
-T = TypeVar("T")
-One = TypeVar("One")
-Many = TypeVar("Many")
+    T = TypeVar("T")
+    One = TypeVar("One")
+    Many = TypeVar("Many")
+else:
+    One = Many = object
+
+    class Generic:
+        """Stands in for typing's, which is slow to import."""
+
+        __class_getitem__ = classmethod(GenericAlias)
 
 
 class _Place:
@@ -105,7 +116,7 @@ class _Line(LineBase):
 class _Hub:
     """What one loop waits for."""
 
-    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.waker = Waker(loop=True)
         self._lines: dict[Wanted, _Line] = {}
         self.turns = Turns(self.waker.number)
@@ -152,7 +163,7 @@ class _Hub:
         finally:
             self._leave(line, place, loop)
 
-    def _leave(self, line: _Line, place: _Place, loop: "asyncio.AbstractEventLoop") -> None:
+    def _leave(self, line: _Line, place: _Place, loop: asyncio.AbstractEventLoop) -> None:
         """Ends a wait, and passes the turn on if the waiter did not use it."""
         del line.places[place]
         future = place.future
@@ -172,7 +183,7 @@ class _Hub:
             self.waker.drop(line.want)
         self._lines.pop(line._wanted, None)
 
-    def try_all(self, pool: "Pool", where: int) -> None:
+    def try_all(self, pool: Pool, where: int) -> None:
         """Gives a turn to all that wait there: an object was closed, and raises for its waiters."""
         for wanted, line in list(self._lines.items()):
             if wanted.pool is pool and wanted.where == where and wanted.what != FREE:
@@ -182,7 +193,7 @@ class _Hub:
         self.waker.close()
 
 
-_hubs: "WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub]" = WeakKeyDictionary()
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = WeakKeyDictionary()
 os.register_at_fork(after_in_child=_hubs.clear)
 
 
@@ -199,14 +210,14 @@ def hub() -> _Hub:
     return found
 
 
-def closed(pool: "Pool", where: int) -> None:
+def closed(pool: Pool, where: int) -> None:
     """Tells the loops of all threads that an object of that queue or topic was closed."""
     for loop, found in list(_hubs.items()):
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(found.try_all, pool, where)
 
 
-async def until_free(pool: "Pool", size: int | None, alloc: Callable[[], T]) -> T:
+async def until_free(pool: Pool, size: int | None, alloc: Callable[[], T]) -> T:
     """Returns alloc(), which takes free buffers with room for size bytes, and waits for them."""
 
     def alloc_if_free() -> T | None:
@@ -298,7 +309,7 @@ class Filled(Named):
 
     if TYPE_CHECKING:
 
-        def send(self, payload: "BytesLike", timeout: float | None = None) -> None: ...
+        def send(self, payload: BytesLike, timeout: float | None = None) -> None: ...
 
         def _give(self, buf: Buffer, timeout: float) -> None:
             """put() or publish()."""
@@ -331,7 +342,7 @@ class Filled(Named):
         wanted = Wanted(self.pool, self._lane(), ROOM)
         return await hub().until(wanted, put_if_room, self._room, n)
 
-    async def asend(self, payload: "BytesLike") -> None:
+    async def asend(self, payload: BytesLike) -> None:
         """Copies a bytes-like object into a new buffer and sends it as send() does; awaits a buffer
         and room.
 

@@ -5,11 +5,16 @@ The C types call fail() too (hot/raising.c). Not in here: messages with the figu
 queue (os_errors.refuse() and AlfQueue._fail()).
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import NoReturn
 
 from . import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # By errno: the exception, and the reason; "" where the caller's text is enough.
 EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {

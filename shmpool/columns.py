@@ -4,12 +4,15 @@
 numpy is imported by the first call.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from . import errors
 from .options import integer
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
@@ -26,7 +29,7 @@ def offset_of(offset: int, what: str = "offset") -> int:
     return min(number, SIZE_MAX)
 
 
-def bytes_of(values: "NDArray[Any]") -> "NDArray[Any]":
+def bytes_of(values: NDArray[Any]) -> NDArray[Any]:
     kind = values.dtype
     if kind.kind in "biufc":
         return values
@@ -37,8 +40,8 @@ def bytes_of(values: "NDArray[Any]") -> "NDArray[Any]":
 
 
 def column_values(
-    value: "ArrayLike", dtype: "DTypeLike | None", n: int
-) -> "tuple[NDArray[Any], bool, int]":
+    value: ArrayLike, dtype: DTypeLike | None, n: int
+) -> tuple[NDArray[Any], bool, int]:
     """Returns a contiguous array, whether its one value is for all buffers, and bytes per value."""
     import numpy as np
 
@@ -56,7 +59,7 @@ def column_values(
     return values.reshape(-1), one, values.nbytes // (1 if one else n or 1)
 
 
-def int_values(value: "ArrayLike", n: int, what: str) -> "tuple[NDArray[Any], bool]":
+def int_values(value: ArrayLike, n: int, what: str) -> tuple[NDArray[Any], bool]:
     """Returns integers of any type, of object too, as a contiguous array, and whether its one value
     is for all buffers."""
     import numpy as np
@@ -69,7 +72,7 @@ def int_values(value: "ArrayLike", n: int, what: str) -> "tuple[NDArray[Any], bo
     return values, one
 
 
-def refuse_outside(values: "NDArray[Any]", most: int, what: str) -> None:
+def refuse_outside(values: NDArray[Any], most: int, what: str) -> None:
     """Raises InvalidArgument unless all values are from 0 to most."""
     if values.dtype.kind == "u" and 2 ** (8 * values.itemsize) - 1 <= most:
         return  # quicker: the type has no other values
@@ -78,7 +81,7 @@ def refuse_outside(values: "NDArray[Any]", most: int, what: str) -> None:
             raise errors.InvalidArgument(f"{what} are {extreme}; allowed are 0 to {most}")
 
 
-def keys_of(keys: "ArrayLike", n: int) -> "NDArray[np.uint64]":
+def keys_of(keys: ArrayLike, n: int) -> NDArray[np.uint64]:
     """Returns the keys of n buffers as C reads them."""
     import numpy as np
 
@@ -89,7 +92,7 @@ def keys_of(keys: "ArrayLike", n: int) -> "NDArray[np.uint64]":
     return values.astype(np.uint64, copy=False)
 
 
-def length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[Any], bool]":
+def length_values(value: ArrayLike, n: int, room: int) -> tuple[NDArray[Any], bool]:
     """Returns lengths as a contiguous array, and whether its one value is for all buffers."""
     import numpy as np
 
@@ -104,7 +107,7 @@ def length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[Any],
     return values, one
 
 
-def boolean_mask(mask: "ArrayLike", n: int) -> "NDArray[np.bool_]":
+def boolean_mask(mask: ArrayLike, n: int) -> NDArray[np.bool_]:
     """Returns the mask of n buffers."""
     import numpy as np
 
@@ -114,7 +117,7 @@ def boolean_mask(mask: "ArrayLike", n: int) -> "NDArray[np.bool_]":
     return values.astype(np.bool_, copy=False)
 
 
-def sort_keys(by: "ArrayLike", n: int) -> "NDArray[Any]":
+def sort_keys(by: ArrayLike, n: int) -> NDArray[Any]:
     """Returns the values by which n buffers are sorted."""
     import numpy as np
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every exception that shmpool raises. Most are also a built-in exception, such as ValueError."""
 
+from __future__ import annotations
+
 import errno
 import queue
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._hot import Buffer
 
@@ -124,9 +126,9 @@ class NoArray(ShmpoolError, TypeError):
     """
 
     errno = errno.ENOMSG
-    buffer: "Buffer | None" = None
+    buffer: Buffer | None = None
 
-    def __reduce__(self) -> tuple[type["NoArray"], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[NoArray], tuple[object, ...]]:
         return type(self), self.args  # a Buffer cannot be pickled
 
 

@@ -5,17 +5,21 @@ One background thread asks the events. It runs while there are some, and then wa
 how a buffer is freed with its last view (hot/buffer.c); here each event has a view.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._hot import Buffer
 from .locks import renewed
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .pool import Pool
 
 POLL_S = 0.0005  # between two questions to the same event
@@ -50,7 +54,7 @@ def wake(_: None) -> None:
     _awake.set()
 
 
-def settle(pool: "Pool | None", limit: float | None = None) -> None:
+def settle(pool: Pool | None, limit: float | None = None) -> None:
     """Waits, up to limit seconds, until no event keeps a buffer of the pool; None: of any pool."""
     deadline = None if limit is None else time.monotonic() + limit
     while _free_completed(pool):
@@ -65,7 +69,7 @@ def _work() -> None:
         _awake.clear()
 
 
-def _free_completed(pool: "Pool | None") -> int:
+def _free_completed(pool: Pool | None) -> int:
     """Frees the buffers of completed events. Returns how many events have not completed."""
     left = 0
     for key, (event, view, buf) in list(_pending.items()):

@@ -5,15 +5,14 @@ Not in here: what each option means (options.py); the ranges, and the checks the
 (native/geometry.c).
 """
 
+from __future__ import annotations
+
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, SupportsIndex
 
 from . import errors
 from ._ffi import Native, ffi, lib
 from .options import (
-    HUGE_PAGES,
     INT64_MAX,
     INTERLEAVE,
     POOL,
@@ -25,6 +24,11 @@ from .options import (
     out_of_range,
 )
 from .os_errors import SHM, enlarge, shared_memory, size_text
+from .record import field, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex
 
 CLASSES_MAX = 8  # size classes of a pool
 CAPACITY_MAX = 1 << 24  # buffers of all size classes
@@ -34,7 +38,7 @@ HEADER_BYTES = 64  # in front of each buffer
 RING_BYTES = QUEUE_MAX * 8  # address space of a queue's ring; it gets memory with the queue
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SizeClass:
     """The options of one size class of a pool."""
 
@@ -44,7 +48,7 @@ class SizeClass:
     cache_size: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Geometry:
     """The options that a pool was created with, and that never change."""
 
@@ -73,7 +77,7 @@ class Geometry:
         return len(self.sizes)
 
     @classmethod
-    def of(cls, raw: Native) -> "Geometry":
+    def of(cls, raw: Native) -> Geometry:
         """Returns the Geometry of a struct shmpool_geometry."""
         sizes = [
             SizeClass(*(int(getattr(one, name)) for name in BY_CLASS)) for one in classes_of(raw)
@@ -86,8 +90,8 @@ class Geometry:
 
 
 # In the order of enum shmpool_option.
-GEOMETRY = tuple(one.name for one in fields(Geometry) if one.name != "sizes")
-BY_CLASS = tuple(one.name for one in fields(SizeClass))
+GEOMETRY = tuple(name for name in Geometry.__match_args__ if name != "sizes")
+BY_CLASS = SizeClass.__match_args__
 
 
 def classes_of(raw: Native) -> list[Native]:
@@ -149,7 +153,7 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
     refusal = out_of_range("huge_pages", POOL["huge_pages"], options.huge_pages)
     if refusal is not None:
         return None, refusal
-    geometry.huge = HUGE_PAGES.index(options.huge_pages)
+    geometry.huge = getattr(lib, f"SHMPOOL_HUGE_{options.huge_pages.upper()}")
     geometry.classes = classes
     given: dict[str, Any] = {name: getattr(options, name) for name in BY_CLASS}
     for name, value in given.items():

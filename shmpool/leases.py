@@ -6,6 +6,8 @@ one that is dropped takes none with it. If the process ends, however it ends, th
 consumer's.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections import deque
@@ -15,7 +17,7 @@ from . import errors
 from ._hot import Buffer
 
 Leases = deque[Buffer]
-_leases: "WeakValueDictionary[str, Leases]" = WeakValueDictionary()
+_leases: WeakValueDictionary[str, Leases] = WeakValueDictionary()
 _left: list[Leases] = []  # those whose objects are gone
 
 

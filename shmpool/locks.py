@@ -7,15 +7,21 @@ those of C, which a forked child reads as unlocked or which are held around a fo
 (native/opening.c).
 """
 
+from __future__ import annotations
+
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
 # No WeakKeyDictionary: its callback is in Python, and an exception of a signal handler is lost in a
 # callback.
-_known: dict["weakref.ref[Any]", dict[str, Callable[[], object]]] = {}
+_known: dict[weakref.ref[Any], dict[str, Callable[[], object]]] = {}
 
 
 def renewed(owner: object, name: str, make: Callable[[], T]) -> T:

@@ -5,21 +5,24 @@ node; and what this machine offers.
 Not in here: the system calls (native/memory.h), and which memory exists (native/populate.h).
 """
 
+from __future__ import annotations
+
 import errno
 import os
-import re
 import resource
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import errors
 from ._ffi import Native, ffi, lib
+from .choices import NumaNode
 from .codes import check
 from .geometry import HUGE_BYTES
-from .options import INTERLEAVE, NumaNode
+from .options import INTERLEAVE
 from .os_errors import refuse, refuse_readonly, size_text
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .pool import Pool
 
 SHMEM_ENABLED = "sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -38,7 +41,7 @@ MAKES_NONE = (
 )
 
 
-def prepare(pool: "Pool", populate: bool, lock: bool, core_dump: bool) -> None:
+def prepare(pool: Pool, populate: bool, lock: bool, core_dump: bool) -> None:
     """Does for a pool that this process has just opened what the options say.
 
     Raises:
@@ -87,6 +90,8 @@ def place(segment_name: str, base: Native, size: int, node: NumaNode) -> None:
         return
     text = f"pool {segment_name!r}: numa_node is {node!r}"
     if code == -errno.EINVAL:
+        from pathlib import Path  # slow to import
+
         allowed = ", ".join(map(str, nodes(Path("/")))) or "none"
         raise errors.InvalidArgument(
             f"{text}; this process may use the nodes {allowed} (Mems_allowed_list of "
@@ -136,8 +141,9 @@ def huge_pages() -> str:
 
 def chosen(root: Path) -> str:
     """Returns the mode of transparent huge pages for shared memory, "" if it is unknown."""
-    found = re.search(r"\[(\w+)\]", _text(root / SHMEM_ENABLED))
-    return found[1] if found else ""
+    _, _, rest = _text(root / SHMEM_ENABLED).partition("[")
+    mode, closed, _ = rest.partition("]")
+    return mode if closed else ""
 
 
 def kept_huge_pages(root: Path) -> tuple[int, int]:

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Message: a copy of a buffer in a queue. The buffer stays in the queue."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ._ffi import ffi, lib
 from .codes import check
 from .options import LANES_MAX
+from .record import record
 
 FIRST_ROOM = 65536  # bytes that a copy has room for until a longer message comes
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Message:
     """One buffer in a queue, as it was when AlfQueue.peek copied it."""
 

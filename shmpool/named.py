@@ -4,15 +4,19 @@
 Not in here: waiting in event loops (awaiting.py), and putting and getting (hot/).
 """
 
+from __future__ import annotations
+
 from operator import methodcaller
-from typing import TYPE_CHECKING, ClassVar, Self
 
 from . import errors
 from ._ffi import Native, ffi, lib
 from .codes import check
 from .names import is_name, printable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import ClassVar, Self
+
     from .pool import Pool
 
 
@@ -20,7 +24,7 @@ class Named:
     """A queue or a topic of a pool."""
 
     _kind: ClassVar[str]  # the method of Pool that finds it
-    pool: "Pool"
+    pool: Pool
     number: int
     name: str
 
@@ -28,7 +32,7 @@ class Named:
 
         def _hot_close(self) -> None: ...
 
-    def _find(self, pool: "Pool", number: int) -> Native:
+    def _find(self, pool: Pool, number: int) -> Native:
         """Finds the name to the number. Returns what the segment says of it."""
         self.pool = pool
         self.number = number
@@ -53,7 +57,7 @@ class Named:
     def _what(self) -> str:
         return f"{self._kind} {self.name!r}"
 
-    def __reduce__(self) -> "tuple[methodcaller, tuple[Pool]]":
+    def __reduce__(self) -> tuple[methodcaller, tuple[Pool]]:
         return methodcaller(self._kind, self.name), (self.pool,)
 
     @property

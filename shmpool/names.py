@@ -5,19 +5,20 @@ The names of files, processes and queues, and whatever a peer sends, are bytes t
 choose. printable() makes them safe for a terminal, a log, a label or a message.
 """
 
-import re
+from __future__ import annotations
 
 from . import errors
 
 NAME_MAX = 63
 NAME_SHOWN = 300  # characters of a name that are shown; a file's name has up to 255 bytes
 LINE_SHOWN = 4096  # characters that are shown of a line of a log or a message
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_PUNCTUATION = str.maketrans("", "", "._-")
 
 
 def is_name(name: str) -> bool:
     """True if a pool or a queue can have that name."""
-    return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None
+    inner = name.translate(_PUNCTUATION)
+    return len(name) <= NAME_MAX and name[:1].isalnum() and inner.isascii() and inner.isalnum()
 
 
 def checked_name(name: object, what: str) -> str:

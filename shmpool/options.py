@@ -5,16 +5,23 @@ Pool.create, Client.create, the command line, the configuration file and their d
 from these records. Not in here: the ranges and defaults of a pool's options (native/segment.c).
 """
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
 from operator import index
-from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, get_args, get_type_hints
 
-from . import errors
+from . import choices, errors
 from ._ffi import Native, lib
 from ._hot import timeout_seconds
+from .record import field, metadata_of, record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex, TypeVar
+
+    Found = TypeVar("Found")
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -25,21 +32,11 @@ LANES_AUTO = 16  # the most that "auto" makes
 LANE_LEAST = 256  # buffers that each of them holds at least
 DEPTH_MAX = 1 << 15  # messages that a topic can keep
 PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
-Found = TypeVar("Found")
 ByClass = int | list[int]  # an option of a size class: one value, or one for each class
-Side = Literal["single", "multi"]
-OnDeath = Literal["free", "requeue", "dead-letter"]
-Memory = Literal["reserved", "on-demand"]
-Lanes = int | Literal["auto"]
-HugePages = Literal["auto", "always", "never"]
-NumaNode = str | int | None  # a number, or "interleave"; None leaves it to the kernel
-INTERLEAVE = "interleave"
-MEMORY = get_args(Memory)
-HUGE_PAGES: tuple[HugePages, ...] = ("never", "auto", "always")  # as enum shmpool_huge
-ON_DEATH = get_args(OnDeath)  # in the order of enum on_death in native/layout.h
+INTERLEAVE = "interleave"  # a numa_node
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Option:
     """What one option means, and the values that it can have."""
 
@@ -85,7 +82,7 @@ class Option:
         return f"0 or {span}" if least <= most else "0"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Refusal:
     """A value that an option cannot have: `capacity is 3; it must be a power of two from ...`."""
 
@@ -97,6 +94,11 @@ class Refusal:
         return f"{self.option} is {self.value}; {self.demand}"
 
 
+def about(option: Option) -> dict[str, Option]:
+    """Returns the metadata of a field that is an option."""
+    return {"option": option}
+
+
 def _pool_option(number: int, about: str, unit: str, **more: Any) -> Option:
     """Returns an option of a pool's geometry, with the range and default that C has for it."""
     span = lib.shmpool_range(number)
@@ -104,7 +106,7 @@ def _pool_option(number: int, about: str, unit: str, **more: Any) -> Option:
     return Option(about, unit, span.least, span.most, **{"default": default, **more})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PoolOptions:
     """The options of a new pool, for Pool.create. None stands for the default.
 
@@ -116,59 +118,59 @@ class PoolOptions:
     """
 
     # fmt: off
-    buffer_size: Annotated[ByClass, _pool_option(
+    buffer_size: ByClass = field(metadata=about(_pool_option(
         lib.SHMPOOL_BUFFER_SIZE,
         "Bytes of data that a buffer holds, rounded up to a multiple of 64.",
-        "bytes", limited_by=("capacity",), by_class=True)]
-    capacity: Annotated[ByClass, _pool_option(
+        "bytes", limited_by=("capacity",), by_class=True)))
+    capacity: ByClass = field(metadata=about(_pool_option(
         lib.SHMPOOL_CAPACITY,
         "The most buffers that the pool can grow to.",
-        "buffers", power_of_two=True, by_class=True)]
-    prealloc: Annotated[ByClass | None, _pool_option(
+        "buffers", power_of_two=True, by_class=True)))
+    prealloc: ByClass | None = field(default=None, metadata=about(_pool_option(
         lib.SHMPOOL_PREALLOC,
         "Buffers that get their memory at once; the others get it on demand.",
-        "buffers", limited_by=("capacity",), by_class=True)] = None
-    bulk: Annotated[int | None, _pool_option(
+        "buffers", limited_by=("capacity",), by_class=True)))
+    bulk: int | None = field(default=None, metadata=about(_pool_option(
         lib.SHMPOOL_BULK,
         "Buffers that move at once between a local cache and the free ring.",
-        "buffers")] = None
-    refill_multiplier: Annotated[int | None, _pool_option(
+        "buffers")))
+    refill_multiplier: int | None = field(default=None, metadata=about(_pool_option(
         lib.SHMPOOL_REFILL_MULTIPLIER,
         "Bulks that the pool grows by when no buffer is free.",
-        "bulks")] = None
-    cache_size: Annotated[ByClass | None, _pool_option(
+        "bulks")))
+    cache_size: ByClass | None = field(default=None, metadata=about(_pool_option(
         lib.SHMPOOL_CACHE_SIZE,
         "Free buffers that each thread's local cache holds; 0 for no cache.",
         "buffers", power_of_two=True, or_zero=True, limited_by=("bulk", "capacity"), by_class=True,
-        default="512, or less: a quarter of capacity, 2 MiB of buffers; 0 from 64 KiB on")] = None
-    headroom: Annotated[int | None, _pool_option(
+        default="512, or less: a quarter of capacity, 2 MiB of buffers; 0 from 64 KiB on")))
+    headroom: int | None = field(default=None, metadata=about(_pool_option(
         lib.SHMPOOL_HEADROOM,
         "Bytes left free before the data of a new buffer.",
-        "bytes", limited_by=("buffer_size",))] = None
-    members: Annotated[int | None, _pool_option(
+        "bytes", limited_by=("buffer_size",))))
+    members: int | None = field(default=None, metadata=about(_pool_option(
         lib.SHMPOOL_MEMBERS,
         "The most threads that can be attached.",
-        "threads")] = None
-    queues: Annotated[int | None, _pool_option(
+        "threads")))
+    queues: int | None = field(default=None, metadata=about(_pool_option(
         lib.SHMPOOL_QUEUES,
         "The most queues and topics that the pool can have.",
-        "queues")] = None
-    mode: Annotated[int, Option(
+        "queues")))
+    mode: int = field(default=0o600, metadata=about(Option(
         "Permission bits of the pool's file, for example 0660.",
-        least=0, most=0o777, octal=True)] = 0o600
-    group: Annotated[str | int | None, Option(
+        least=0, most=0o777, octal=True)))
+    group: str | int | None = field(default=None, metadata=about(Option(
         "Group that owns the file, by name or number.",
-        default="the creator's")] = None
-    huge_pages: Annotated[HugePages, Option(
+        default="the creator's")))
+    huge_pages: choices.HugePages = field(default="never", metadata=about(Option(
         "Whether the memory is made of huge pages of 2 MiB.",
-        choices=get_args(HugePages))] = "never"
-    numa_node: Annotated[NumaNode, Option(
+        choices=choices.HUGE_PAGES)))
+    numa_node: choices.NumaNode = field(default=None, metadata=about(Option(
         'The NUMA node that the memory comes from, or "interleave" for all by turns.',
-        default="the kernel's choice")] = None
+        default="the kernel's choice")))
     # fmt: on
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class QueueOptions:
     """The options of a new queue, for Pool.create_queue.
 
@@ -177,30 +179,30 @@ class QueueOptions:
     """
 
     # fmt: off
-    capacity: Annotated[int, Option(
-        "Buffers that the queue holds.", "buffers", 1, QUEUE_MAX)]
-    producers: Annotated[Side, Option(
-        "Whether one thread puts, or any number.", choices=get_args(Side))] = "multi"
-    consumers: Annotated[Side, Option(
-        "Whether one thread gets, or any number.", choices=get_args(Side))] = "multi"
-    on_death: Annotated[OnDeath, Option(
+    capacity: int = field(metadata=about(Option(
+        "Buffers that the queue holds.", "buffers", 1, QUEUE_MAX)))
+    producers: choices.Side = field(default="multi", metadata=about(Option(
+        "Whether one thread puts, or any number.", choices=choices.SIDES)))
+    consumers: choices.Side = field(default="multi", metadata=about(Option(
+        "Whether one thread gets, or any number.", choices=choices.SIDES)))
+    on_death: choices.OnDeath = field(default="free", metadata=about(Option(
         "What happens to buffers that a consumer had taken when it died.",
-        choices=ON_DEATH)] = "free"
-    dead_letter: Annotated[str | None, Option(
-        "The queue that gets dead letters.", default="none")] = None
-    max_redeliveries: Annotated[int, Option(
+        choices=choices.ON_DEATH)))
+    dead_letter: str | None = field(default=None, metadata=about(Option(
+        "The queue that gets dead letters.", default="none")))
+    max_redeliveries: int = field(default=0, metadata=about(Option(
         "Redeliveries after which a buffer goes to dead_letter; 0 for no limit.",
-        "redeliveries", 0, 2**16 - 1)] = 0
-    memory: Annotated[Memory, Option(
+        "redeliveries", 0, 2**16 - 1)))
+    memory: choices.Memory = field(default="reserved", metadata=about(Option(
         "Whether all 8 bytes for each buffer are reserved with the queue, or as it fills.",
-        choices=MEMORY)] = "reserved"
-    lanes: Annotated[int | str, Option(
+        choices=choices.MEMORY)))
+    lanes: int | str = field(default=1, metadata=about(Option(
         "Rings behind the queue, so that many cores do not share one; each takes a queue's number.",
-        "lanes", 1, LANES_MAX, also="auto")] = 1
+        "lanes", 1, LANES_MAX, also="auto")))
     # fmt: on
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TopicOptions:
     """The options of a new topic, for Pool.create_topic.
 
@@ -209,21 +211,16 @@ class TopicOptions:
     """
 
     # fmt: off
-    depth: Annotated[int, Option(
+    depth: int = field(metadata=about(Option(
         "Messages that the topic keeps. The pool needs so many buffers more.", "messages",
-        2, DEPTH_MAX, power_of_two=True)]
+        2, DEPTH_MAX, power_of_two=True)))
     # fmt: on
 
 
 def options_of(kind: type) -> dict[str, Option]:
-    """Returns the options of a record, by the names of its fields."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {
-        field.name: note
-        for field in fields(kind)
-        for note in getattr(hints[field.name], "__metadata__", ())
-        if isinstance(note, Option)
-    }
+    """Returns the options of a record or a dataclass, by the names of its fields."""
+    found = metadata_of(kind)
+    return {name: given["option"] for name, given in found.items() if "option" in given}
 
 
 POOL = options_of(PoolOptions)
@@ -231,7 +228,7 @@ QUEUE = options_of(QueueOptions)
 TOPIC = options_of(TopicOptions)
 
 
-def queue_slots(options: "QueueOptions | TopicOptions") -> int:
+def queue_slots(options: QueueOptions | TopicOptions) -> int:
     """Returns how many of the pool's queues one takes: with lanes one more for each.
 
     With "auto" at least two: one lane is enough.
@@ -240,7 +237,7 @@ def queue_slots(options: "QueueOptions | TopicOptions") -> int:
     return 1 if lanes == 1 else 1 + (1 if lanes == "auto" else lanes)
 
 
-def lanes_of(lanes: Lanes, capacity: int) -> int:
+def lanes_of(lanes: choices.Lanes, capacity: int) -> int:
     """Returns how many lanes a queue gets: for "auto" one for each core, 16 at most, each for 256
     buffers or more."""
     if lanes != "auto":
@@ -248,20 +245,20 @@ def lanes_of(lanes: Lanes, capacity: int) -> int:
     return max(1, min(LANES_AUTO, os.cpu_count() or 1, capacity // LANE_LEAST))
 
 
-def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
+def policy_of(info: Native) -> tuple[choices.Side, choices.Side, choices.OnDeath]:
     """Returns producers, consumers and on_death of a struct shmpool_queue_info; "free" for an
     on_death that was corrupted."""
     return (
         "single" if info.single_producer else "multi",
         "single" if info.single_consumer else "multi",
-        ON_DEATH[info.on_death] if info.on_death < len(ON_DEATH) else "free",
+        choices.ON_DEATH[info.on_death] if info.on_death < len(choices.ON_DEATH) else "free",
     )
 
 
-def keywords(kind: type, options: object) -> dict[str, Any]:
+def keywords(kind: Any, options: object) -> dict[str, Any]:
     """Returns the options of a record as keyword arguments of Pool.create, create_queue or
     create_topic."""
-    return {field.name: getattr(options, field.name) for field in fields(kind)}
+    return {name: getattr(options, name) for name in kind.__match_args__}
 
 
 # Checks.
@@ -314,7 +311,7 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     return None if fits else Refusal(name, shown, f"it must be {option.allowed()}")
 
 
-def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refusal]:
+def queue_refusals(options: QueueOptions, letter: choices.Side | None) -> Iterator[Refusal]:
     """Yields what is wrong with a queue's options. letter: `producers` of the queue dead_letter."""
     for name, option in QUEUE.items():
         refusal = out_of_range(name, option, getattr(options, name))

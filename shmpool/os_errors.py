@@ -4,19 +4,23 @@
 Each message names the pool, what was found, and what to do. No file is opened here.
 """
 
+from __future__ import annotations
+
 import errno
 import grp
 import os
 import pwd
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
 from .codes import EXCEPTIONS, fail
 from .names import printable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from .pool import Pool
 
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
@@ -149,7 +153,7 @@ def failure(what: str, error: OSError) -> errors.ShmpoolError | OSError:
     return kind(": ".join(filter(None, (what, reason, remedy))))
 
 
-def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
+def refuse(pool: Pool, code: int, what: str = "") -> NoReturn:
     """Raises the exception for a negative code from C, with the pool's figures where they help.
 
     what names the part of the pool that the call was for; "" means the pool.
@@ -168,7 +172,7 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
     fail(code, what or f"pool {pool.name!r}")
 
 
-def refuse_readonly(pool: "Pool") -> None:
+def refuse_readonly(pool: Pool) -> None:
     """Raises AccessDenied if the pool was opened read-only."""
     if pool.readonly:
         refuse(pool, -errno.EROFS)

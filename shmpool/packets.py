@@ -4,11 +4,12 @@
 Not in here: the work, which is shmpool.net.headers; it is imported by the first call.
 """
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 from ._hot import BurstBase
 from .codes import check
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class PacketColumns(BurstBase):
 
     __slots__ = ()
 
-    def headers(self, link: int = ETHERNET, at: int = 0, *, inner: bool = False) -> "Headers":
+    def headers(self, link: int = ETHERNET, at: int = 0, *, inner: bool = False) -> Headers:
         """Reads the headers of every packet, from Ethernet to TCP: numpy arrays of shape (n,).
 
         docs/headers.md has all columns: headers.dst4, headers.port_dst, headers.payload, ...;
@@ -46,13 +47,13 @@ class PacketColumns(BurstBase):
 
     def flow_hash(
         self,
-        headers: "Headers | None" = None,
+        headers: Headers | None = None,
         *,
         key: bytes | None = None,
         symmetric: bool = False,
         ports: bool = True,
         store: bool = False,
-    ) -> "NDArray[np.uint32]":
+    ) -> NDArray[np.uint32]:
         """Hashes every packet's flow as network cards do for RSS (Toeplitz): dtype u4, shape (n,).
 
         Hashed are both addresses, and the ports of TCP, UDP and SCTP unless it is a fragment or
@@ -69,7 +70,7 @@ class PacketColumns(BurstBase):
             check(self._set_field("flow_hash", hashes, False), f"burst of pool {self.pool.name!r}")
         return hashes
 
-    def checksums(self, link: int = ETHERNET, at: int = 0, *, inner: bool = False) -> "Checksums":
+    def checksums(self, link: int = ETHERNET, at: int = 0, *, inner: bool = False) -> Checksums:
         """Verifies the checksums of IPv4 headers, TCP, UDP, ICMP and ICMPv6.
 
         Returns two arrays of shmpool.net.headers.Checksum, ip and transport. The arguments are
@@ -87,14 +88,14 @@ class PacketColumns(BurstBase):
         ip: bool = True,
         transport: bool = True,
         inner: bool = False,
-    ) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Writes the checksums that checksums() verifies. Returns masks: which were set, of ip and
         transport. The others' state is Checksum.NONE, and they keep what they have."""
         from .net import headers
 
         return headers.set_checksums(self, ip, transport, link, at, inner)
 
-    def decrement_ttl(self, link: int = ETHERNET, at: int = 0) -> "NDArray[np.bool_]":
+    def decrement_ttl(self, link: int = ETHERNET, at: int = 0) -> NDArray[np.bool_]:
         """Makes TTL or hop limit one less, and updates the IPv4 checksum, as a router does.
 
         Returns a mask of the packets that may be forwarded. The others, whose TTL is 0 or 1 or

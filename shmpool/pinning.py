@@ -5,24 +5,26 @@ The CUDA driver's library is looked for at run time. Not in here: what is regist
 it is unregistered before the mapping ends (native/pin.h).
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
 
+from . import choices
 from ._ffi import ffi, lib
 from ._hot import timeout_seconds
 from .locks import renewed
 from .os_errors import refuse, refuse_readonly
+from .record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
+    from typing import Any
 
     from .pool import Pool
-
-PinState = Literal["off", "registering", "registered", "failed", "unavailable"]
 
 DRIVER = "libcuda.so.1"
 LOOK_S = 0.1  # between two looks for buffers that exist since
@@ -32,7 +34,7 @@ _awake = renewed(sys.modules[__name__], "_awake", threading.Event)
 _thread: threading.Thread | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Pinned:
     """How much of a pool's data is registered with CUDA in this process.
 
@@ -40,7 +42,7 @@ class Pinned:
             "failed": the driver refused a part; "unavailable": this process has no CUDA
     """
 
-    state: PinState
+    state: choices.PinState
     bytes: int  # of data, registered
     total: int  # bytes of data of all buffers that exist
     reason: str = ""  # why it failed or is unavailable
@@ -50,7 +52,7 @@ class _UnavailableError(Exception):
     """CUDA is unavailable; the message says why."""
 
 
-def pin(pool: "Pool", timeout: float | None) -> Pinned:
+def pin(pool: Pool, timeout: float | None) -> Pinned:
     """Pool.pin()."""
     global _thread
     seconds = timeout_seconds(timeout)
@@ -74,7 +76,7 @@ def pin(pool: "Pool", timeout: float | None) -> Pinned:
     return pinned(pool)
 
 
-def unpin(pool: "Pool") -> None:
+def unpin(pool: Pool) -> None:
     """Pool.unpin()."""
     pool._opened()
     refuse_readonly(pool)
@@ -83,13 +85,13 @@ def unpin(pool: "Pool") -> None:
     pool._unpinned_because = ""
 
 
-def pinned(pool: "Pool") -> Pinned:
+def pinned(pool: Pool) -> Pinned:
     """Pool.pinned."""
     pool._opened()
     found = ffi.new("struct shmpool_pinned *")
     if code := lib.shmpool_pinned(pool._number, found):
         refuse(pool, code)
-    state: PinState = "registering" if found.behind else "registered"
+    state: choices.PinState = "registering" if found.behind else "registered"
     reason = ""
     if not found.pinned:
         reason = pool._unpinned_because
@@ -141,7 +143,7 @@ def _driver() -> Any:
     return ffi.new("struct shmpool_driver *", addresses)
 
 
-def _library() -> "ctypes.CDLL":
+def _library() -> ctypes.CDLL:
     import ctypes
 
     try:
@@ -150,7 +152,7 @@ def _library() -> "ctypes.CDLL":
         raise _UnavailableError(f"the CUDA driver is not installed here ({error})") from None
 
 
-def _function(cuda: "ctypes.CDLL", name: str) -> Any:
+def _function(cuda: ctypes.CDLL, name: str) -> Any:
     try:
         return cuda[name]
     except AttributeError:
@@ -159,12 +161,12 @@ def _function(cuda: "ctypes.CDLL", name: str) -> Any:
         ) from None
 
 
-def _call(cuda: "ctypes.CDLL", name: str, *arguments: Any) -> None:
+def _call(cuda: ctypes.CDLL, name: str, *arguments: Any) -> None:
     if code := _function(cuda, name)(*arguments):
         raise _UnavailableError(_text(cuda, name, code))
 
 
-def _text(cuda: "ctypes.CDLL", name: str, code: int) -> str:
+def _text(cuda: ctypes.CDLL, name: str, code: int) -> str:
     """Returns what the driver says of an error of one of its functions."""
     import ctypes
 

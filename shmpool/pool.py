@@ -6,14 +6,15 @@ Not in here: the methods alloc() and close(), and those of Buffer (hot/).
 One file: Pool is one class, and half of its lines are the documentation of its methods.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from os.path import samestat
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
-from . import errors
+from . import choices, errors
 from ._ffi import Native, ffi, lib
 from ._hot import Buffer, PoolBase
 from .awaiting import until_free
@@ -25,16 +26,8 @@ from .names import checked_name
 from .options import (
     LANED,
     LANES_GROW,
-    MEMORY,
-    ON_DEATH,
-    HugePages,
-    Lanes,
-    Memory,
-    NumaNode,
-    OnDeath,
     PoolOptions,
     QueueOptions,
-    Side,
     TopicOptions,
     at_least,
     found_within,
@@ -64,7 +57,10 @@ from .stats import (
 )
 from .topic import Topic, holding_subscribers
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Literal, NoReturn, SupportsIndex
+
     from numpy.typing import DTypeLike, NDArray
 
 
@@ -124,8 +120,8 @@ class Pool(PoolBase):
         queues: int | None = None,
         mode: int = 0o600,
         group: str | int | None = None,
-        huge_pages: HugePages = "never",
-        numa_node: NumaNode = None,
+        huge_pages: choices.HugePages = "never",
+        numa_node: choices.NumaNode = None,
         populate: bool = False,
         lock: bool = False,
         core_dump: bool = False,
@@ -133,7 +129,7 @@ class Pool(PoolBase):
         replace: bool = False,
         unlink_on_close: bool = False,
         owner: str | int | None = None,
-    ) -> "Pool":
+    ) -> Pool:
         """Creates a pool and attaches to it.
 
         The options from buffer_size to numa_node are those of PoolOptions; docs/config.md lists
@@ -225,7 +221,7 @@ class Pool(PoolBase):
                 raise
         raise disturbed(name)
 
-    def _refuse_other(self, options: PoolOptions, asked: Geometry) -> "Pool":
+    def _refuse_other(self, options: PoolOptions, asked: Geometry) -> Pool:
         """Returns the pool if it has the options given; else closes it and raises PoolExists."""
         found = differences(options, asked, self.geometry)
         if text := "; ".join(f"{option} {there}, not {given}" for option, given, there in found):
@@ -247,7 +243,7 @@ class Pool(PoolBase):
         populate: bool = False,
         lock: bool = False,
         core_dump: bool = False,
-    ) -> "Pool":
+    ) -> Pool:
         """Attaches to a pool. Waits up to timeout seconds until it exists; None for no limit.
 
         readonly  needs read permission only. The pool can be read and copied from (peek). No thread
@@ -269,7 +265,7 @@ class Pool(PoolBase):
         return pool._prepared(populate, lock, core_dump)
 
     @classmethod
-    def _attach(cls, name: str, readonly: bool, owner: int | None) -> "Pool":
+    def _attach(cls, name: str, readonly: bool, owner: int | None) -> Pool:
         while True:
             pool = cls._open(segment := Segment.attach(name, bool(readonly), owner))
             pool._owner = owner
@@ -278,11 +274,11 @@ class Pool(PoolBase):
             pool.close()  # it was removed since we opened it
 
     @classmethod
-    def _open(cls, segment: Segment, made: bool = False) -> "Pool":
+    def _open(cls, segment: Segment, made: bool = False) -> Pool:
         with segment.opening():
             return cls(segment, made)
 
-    def _prepared(self, populate: bool, lock: bool, core_dump: bool) -> "Pool":
+    def _prepared(self, populate: bool, lock: bool, core_dump: bool) -> Pool:
         """Returns the pool, which this process has just opened, with its memory as asked for."""
         try:
             prepare(self, populate, lock, core_dump)
@@ -404,10 +400,10 @@ class Pool(PoolBase):
     def array(
         self,
         shape: SupportsIndex | Iterable[SupportsIndex],
-        dtype: "DTypeLike",
+        dtype: DTypeLike,
         order: Literal["C", "F"] = "C",
         timeout: float | None = None,
-    ) -> "NDArray[Any]":
+    ) -> NDArray[Any]:
         """Takes a free buffer as the memory of a new numpy array, whose values are undefined.
 
         Write into the array, and move it with AlfQueue.put_array. The buffer goes back to the pool
@@ -443,9 +439,9 @@ class Pool(PoolBase):
     async def aarray(
         self,
         shape: SupportsIndex | Iterable[SupportsIndex],
-        dtype: "DTypeLike",
+        dtype: DTypeLike,
         order: Literal["C", "F"] = "C",
-    ) -> "NDArray[Any]":
+    ) -> NDArray[Any]:
         """Takes a free buffer for a new numpy array as array() does; awaits one as aalloc() does.
 
         Raises what array() raises, but not PoolExhausted.
@@ -499,13 +495,13 @@ class Pool(PoolBase):
         name: str,
         *,
         capacity: int,
-        producers: Side = "multi",
-        consumers: Side = "multi",
-        on_death: OnDeath = "free",
+        producers: choices.Side = "multi",
+        consumers: choices.Side = "multi",
+        on_death: choices.OnDeath = "free",
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
-        memory: Memory = "reserved",
-        lanes: Lanes = 1,
+        memory: choices.Memory = "reserved",
+        lanes: choices.Lanes = 1,
     ) -> AlfQueue:
         """Creates a queue in the pool. The options are those of QueueOptions.
 
@@ -546,11 +542,12 @@ class Pool(PoolBase):
         )
         for refusal in queue_refusals(options, None if letter is None else letter.producers):
             raise errors.InvalidArgument(f"queue {name!r}: {refusal}")
-        flags = (producers == "single") | (consumers == "single") << 1 | MEMORY.index(memory) << 2
+        flags = (producers == "single") | (consumers == "single") << 1
+        flags |= choices.MEMORY.index(memory) << 2
         lanes = lanes if isinstance(lanes, str) else integer(lanes, "lanes")
         n = lanes_of(lanes, int(capacity))
         number = 0 if letter is None else letter.number
-        policy = ON_DEATH.index(on_death), number, int(max_redeliveries)
+        policy = choices.ON_DEATH.index(on_death), number, int(max_redeliveries)
         while True:
             laned = (n << 16 | LANED | LANES_GROW * (lanes == "auto")) * (lanes != 1)
             code = lib.shmpool_queue_create(
@@ -561,7 +558,7 @@ class Pool(PoolBase):
             n //= 2  # too few of the pool's queues are left
         return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
-    def _same(self, other: "Pool") -> bool:
+    def _same(self, other: Pool) -> bool:
         """True if both are the same pool, opened twice."""
         return self is other or samestat(self._opened().status, other._opened().status)
 

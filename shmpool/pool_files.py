@@ -3,6 +3,8 @@
 Not in here: their contents (segment.py).
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl

@@ -12,30 +12,32 @@ its first pool itself registers the finalizer then.
 A daemon thread that waits in a pool then gets PoolClosed, and ends without a traceback.
 """
 
+from __future__ import annotations
+
 import atexit
 import contextlib
 import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING
 
 from ._ffi import lib
 from .errors import PoolClosed
 from .free_after import EXIT_S, settle
 from .leases import outlive
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .pool import Pool
 
 MADE_MAX = 1024  # the most created pools that are remembered
 # No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
-_open: "set[weakref.ref[Pool]]" = set()
+_open: set[weakref.ref[Pool]] = set()
 _made: dict[tuple[int, int], str] = {}  # paths, by device and inode
 _finalized = 0  # the process that has the finalizer
 
 
-def leave_at_the_end(pool: "Pool") -> None:
+def leave_at_the_end(pool: Pool) -> None:
     """Leaves the pool when the process ends, if the object still exists then."""
     _open.add(weakref.ref(pool, _open.discard))
     _hook_multiprocessing()
@@ -54,7 +56,7 @@ def made(path: str, file: os.stat_result) -> None:
     _made[file.st_dev, file.st_ino] = path
 
 
-def open_pools() -> "list[Pool]":
+def open_pools() -> list[Pool]:
     """Returns the pools given to leave_at_the_end() that still exist."""
     return [pool for known in list(_open) if (pool := known()) is not None]
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning: removes abandoned pools, and says why each other pool stays."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

@@ -6,13 +6,14 @@ One file: AlfQueue is one class, and half of its lines are the documentation of 
 Not in here: the methods that move single buffers and payloads (hot/).
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import errors
+from . import choices, errors
 from ._ffi import Native, ffi, lib
 from ._hot import Buffer, QueueBase, timeout_seconds
 from .awaiting import Filled, Taken, closed, unless_empty, until_free
@@ -20,11 +21,14 @@ from .burst import Burst
 from .codes import check
 from .messages import Message, lanes_in_use, read_messages
 from .named import queue_name
-from .options import INT64_MAX, MEMORY, Memory, at_least, policy_of
+from .options import INT64_MAX, at_least, policy_of
 from .os_errors import refuse, refuse_readonly
 from .wakers import DATA, Wanted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from numpy.typing import NDArray
     from typing_extensions import Buffer as BytesLike
 
@@ -54,13 +58,13 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
 
     _kind = "queue"
 
-    def __init__(self, pool: "Pool", number: int) -> None:
+    def __init__(self, pool: Pool, number: int) -> None:
         info = self._find(pool, number)
         self._waker = None
         self.capacity: int = info.capacity
         self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries
-        self.memory: Memory = MEMORY[info.on_demand]
+        self.memory: choices.Memory = choices.MEMORY[info.on_demand]
         self.lanes: int = info.lanes or 1
         self._laned = info.lanes > 0  # with "auto" it may have a single one
         self._bulk: int = info.bulk
@@ -71,7 +75,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
         return f"<shmpool.AlfQueue {self.pool.name}/{self.name} of {self.capacity}>"
 
     @property
-    def dead_letter(self) -> "AlfQueue | None":
+    def dead_letter(self) -> AlfQueue | None:
         """The queue for buffers that were returned max_redeliveries times, or None.
 
         Raises:
@@ -316,7 +320,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
             self.put_many(items, 0)  # raises
         await self._until_room(self.put_many, items, n)
 
-    async def asend_many(self, payloads: "Iterable[BytesLike]") -> None:
+    async def asend_many(self, payloads: Iterable[BytesLike]) -> None:
         """Copies payloads into new buffers and puts them in their order, all or nothing; awaits
         buffers and room for all.
 
@@ -350,7 +354,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
                 buf.free()
             raise
 
-    async def aget_array(self) -> "NDArray[Any]":
+    async def aget_array(self) -> NDArray[Any]:
         """Takes the oldest array as get_array() does; awaits one as aget() does."""
         return await self._until_data(lambda: unless_empty(self.get_array))
 
@@ -468,7 +472,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
         return read_messages(self.pool._number, self.number, queue_names(self.pool), n, room)
 
     def redrive(
-        self, n: int | None = None, *, to: "AlfQueue | None" = None, reset: bool = False
+        self, n: int | None = None, *, to: AlfQueue | None = None, reset: bool = False
     ) -> int:
         """Moves dead letters back to the queues they came from, or to queue to. Returns how many.
 
@@ -523,7 +527,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
         return drained
 
 
-def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
+def refuse_foreign(queue: AlfQueue | None, pool: Pool, what: str) -> None:
     """Raises TypeError or InvalidArgument if queue is no queue of the pool. what names queue."""
     if queue is None:
         return
@@ -536,7 +540,7 @@ def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
         )
 
 
-def queue_names(pool: "Pool", topics: bool | None = None) -> dict[int, str]:
+def queue_names(pool: Pool, topics: bool | None = None) -> dict[int, str]:
     """Returns the names of a pool's queues and topics by number, or of only the one or the other.
 
     Raises SegmentInvalid, PoolClosed.

@@ -9,6 +9,8 @@ holds a token: a kernel lock that children do not inherit (native/token.h). A pr
 name locks the whole file first, which fails while a token is held. No call here waits for a lock.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import grp
@@ -21,10 +23,10 @@ from operator import index
 from . import errors, os_errors
 from ._ffi import Native, ffi, lib
 from ._hot import SegmentBase
+from .choices import NumaNode
 from .codes import check
 from .geometry import does_not_fit, native_refusal, taken_at_once
 from .memory import no_huge_pages, place
-from .options import NumaNode
 from .pool_files import (
     TEMPORARY,
     locked_whole,
@@ -132,7 +134,7 @@ class Segment(SegmentBase):
         group: Group,
         replace: bool = False,
         node: NumaNode = None,
-    ) -> "Segment":
+    ) -> Segment:
         """Creates and initialises the file, complete but for its name.
 
         Setting _file_name gives it the name; until then close() removes the file. Refuses a name
@@ -155,7 +157,7 @@ class Segment(SegmentBase):
     @classmethod
     def _create_once(
         cls, name: str, geometry: Native, mode: int, group: Group, number: int, node: NumaNode
-    ) -> "Segment | None":
+    ) -> Segment | None:
         """Tries once. Returns None if another process has locked or removed the unfinished file."""
         file, segment = SegmentBase(), None
         try:
@@ -182,7 +184,7 @@ class Segment(SegmentBase):
         return segment
 
     @classmethod
-    def anonymous(cls, geometry: Native, node: NumaNode = None) -> "Segment":
+    def anonymous(cls, geometry: Native, node: NumaNode = None) -> Segment:
         """Creates and initialises a nameless file. Raises OutOfSharedMemory, LimitReached."""
         with system_errors("an anonymous pool cannot be created"):
             file, segment = SegmentBase(), None
@@ -197,7 +199,7 @@ class Segment(SegmentBase):
         return segment
 
     @classmethod
-    def of_descriptor(cls, fd: int) -> "Segment":
+    def of_descriptor(cls, fd: int) -> Segment:
         """Maps the file of an anonymous pool. Takes over fd, which the parent process passed."""
         file = SegmentBase()
         file._anonymous(fd)
@@ -205,7 +207,7 @@ class Segment(SegmentBase):
             return cls._of_file(ANONYMOUS, file, read_only=False)
 
     @classmethod
-    def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> "Segment":
+    def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> Segment:
         """Maps the file. Its contents are checked later, by PoolBase._hot_open or _enter.
 
         Raises:
@@ -221,7 +223,7 @@ class Segment(SegmentBase):
             return cls._of_file(name, file, read_only)
 
     @classmethod
-    def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
+    def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> Segment:
         segment = None
         try:
             size = os.fstat(file.fd).st_size

@@ -4,18 +4,23 @@
 Not in here: waiting, and anything that changes a pool except recovery.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, ffi, lib
 from .codes import check
 from .geometry import Geometry
 from .options import seconds_of
+from .record import field, record
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 # In the order of enum counter in native/layout.h.
 COUNTERS = (
@@ -30,7 +35,7 @@ STEP_S = 0.02  # one step
 LIMIT_S = 0.5  # all steps together, by default
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SizeStats:
     """The figures of one size class, in buffers."""
 
@@ -41,7 +46,7 @@ class SizeStats:
     cached: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Stats:
     """A pool's figures, in buffers. They are not of one instant while other threads work."""
 
@@ -61,7 +66,7 @@ class Stats:
     estimated: bool = False  # free and held are extrapolated from a sample of the free ring
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Member:
     """One attached thread."""
 
@@ -76,7 +81,7 @@ class Member:
     counters: dict[str, int]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Audit:
     """All buffers, counted by their owner words and by a scan of queues and caches.
 
@@ -96,7 +101,7 @@ class Audit:
     chained: int = 0  # segments of chains
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Holder:
     """A member that holds buffers, or a subscriber of a topic that holds messages."""
 
@@ -109,7 +114,7 @@ class Holder:
     topic: str | None = None  # of a subscriber
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Recovery:
     """What Pool.recover did."""
 
@@ -214,7 +219,7 @@ class Counting:
                 return
             yield
 
-    def run(self, limit: float | None) -> "Counting":
+    def run(self, limit: float | None) -> Counting:
         """Takes all steps, up to the limit of steps(). Returns self.
 
         Raises:

@@ -4,13 +4,13 @@
 Not in here: publish(), get() and Sample (hot/topic.c).
 """
 
+from __future__ import annotations
+
 import errno
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
-from . import errors
+from . import choices, errors
 from ._ffi import ffi, lib
 from ._hot import Buffer, Sample, SubscriberBase, TopicBase, timeout_seconds
 from .awaiting import Filled, Taken
@@ -20,10 +20,14 @@ from .names import printable
 from .options import at_least
 from .os_errors import refuse, refuse_readonly
 from .queue import queue_names
+from .record import record
 from .stats import Holder
 from .wakers import MESSAGE, Wanted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Buffer as BytesLike
@@ -33,22 +37,16 @@ if TYPE_CHECKING:
 PUBLISH_MAX = 1024  # messages that one publish() takes
 SUBSCRIBERS_MAX = 24  # of one topic
 BURST = 64  # messages that a loop over a subscriber gets at once
-Policy = Literal["block", "drop-oldest", "drop-newest", "latest"]
-Start = Literal["newest", "oldest"]
-SubscriberState = Literal["alive", "closing", "dead"]
-# By the number in the core (native/topic.h).
-_POLICIES = {"block": 0, "drop-oldest": 1, "drop-newest": 2, "latest": 3}
-_STARTS = {"newest": 0, "oldest": 1}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Subscription:
     """One subscriber of a topic, of any process."""
 
     number: int  # in the topic
     pid: int  # of its process, in that process's PID namespace
     name: str  # of the thread that has subscribed, as ps shows it
-    policy: Policy
+    policy: choices.Policy
     lag: int  # messages that it has not got yet
     gaps: int  # messages that it has missed
     held: int  # messages that it has got and not let go
@@ -56,7 +54,7 @@ class Subscription:
     dead: bool  # its process is dead, and not recovered completely
 
     @property
-    def state(self) -> SubscriberState:
+    def state(self) -> choices.SubscriberState:
         """What closing and dead say, in a word."""
         return "dead" if self.dead else "closing" if self.closing else "alive"
 
@@ -68,13 +66,13 @@ def read_subscribers(
     about so many of them whether they are alive. Raises PoolClosed, SegmentInvalid."""
     out = ffi.new("struct shmpool_subscriber_info[]", SUBSCRIBERS_MAX)
     code = lib.shmpool_subscribers(pool, topic, out, min(most, SUBSCRIBERS_MAX), asks)
-    policies: dict[int, Policy] = {_POLICIES[name]: name for name in get_args(Policy)}
+    known = choices.POLICIES
     return [
         Subscription(
             number=one.number,
             pid=one.pid,
             name=printable(ffi.string(one.name)),
-            policy=policies.get(one.policy, "drop-oldest"),
+            policy=known[one.policy] if one.policy < len(known) else "drop-oldest",
             lag=one.lag,
             gaps=one.gaps,
             held=one.held,
@@ -85,7 +83,7 @@ def read_subscribers(
     ]
 
 
-def holding_subscribers(pool: "Pool") -> list[Holder]:
+def holding_subscribers(pool: Pool) -> list[Holder]:
     """Returns the subscribers that hold messages. Raises SegmentInvalid, PoolClosed."""
     return [
         Holder(one.number, one.pid, 0, "dead" if one.dead else "alive", one.held, None, name)
@@ -115,7 +113,7 @@ class Topic(TopicBase, Filled):
 
     _kind = "topic"
 
-    def __init__(self, pool: "Pool", number: int) -> None:
+    def __init__(self, pool: Pool, number: int) -> None:
         info = self._find(pool, number)
         self.depth: int = info.capacity
         self._hot_open(pool, number)
@@ -123,7 +121,7 @@ class Topic(TopicBase, Filled):
     def __repr__(self) -> str:
         return f"<shmpool.Topic {self.pool.name}/{self.name} of {self.depth}>"
 
-    def send(self, payload: "BytesLike", timeout: float | None = None) -> None:
+    def send(self, payload: BytesLike, timeout: float | None = None) -> None:
         """Copies a bytes-like object into a new buffer and publishes it.
 
         Waits up to timeout seconds (None: as long as it takes, 0: not at all) for a buffer and for
@@ -145,7 +143,9 @@ class Topic(TopicBase, Filled):
                 left = None if timeout is None else max(0.0, deadline - time.monotonic())
                 self.publish(buf, left)
 
-    def subscribe(self, policy: Policy = "drop-oldest", start: Start = "newest") -> "Subscriber":
+    def subscribe(
+        self, policy: choices.Policy = "drop-oldest", start: choices.Start = "newest"
+    ) -> Subscriber:
         """Begins to get the topic's messages: those from now on, or also those that it keeps.
 
         policy  what happens when this subscriber is a whole depth behind:
@@ -163,10 +163,13 @@ class Topic(TopicBase, Filled):
         """
         refuse_readonly(self.pool)
         self._refuse_closed()
-        for value, allowed, what in ((policy, _POLICIES, "policy"), (start, _STARTS, "start")):
+        for value, allowed, what in (
+            (policy, choices.POLICIES, "policy"),
+            (start, choices.STARTS, "start"),
+        ):
             if not isinstance(value, str) or value not in allowed:
-                choices = " or ".join(f'"{one}"' for one in allowed)
-                raise errors.InvalidArgument(f"{what} is {value!r}; it must be {choices}")
+                words = " or ".join(f'"{one}"' for one in allowed)
+                raise errors.InvalidArgument(f"{what} is {value!r}; it must be {words}")
         try:
             return Subscriber(self, policy, start)
         except errors.LimitReached:
@@ -254,7 +257,7 @@ class Samples(list[Sample]):
     """
 
     @property
-    def sequence(self) -> "NDArray[np.uint64]":
+    def sequence(self) -> NDArray[np.uint64]:
         """The sequence numbers as an array. Needs numpy."""
         import numpy as np
 
@@ -276,7 +279,7 @@ class Samples(list[Sample]):
         if refusal is not None:
             raise refusal
 
-    def __enter__(self) -> "Samples":
+    def __enter__(self) -> Samples:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
@@ -295,11 +298,11 @@ class Subscriber(SubscriberBase, Taken[Sample, "Samples"]):
     subscription; a process that is killed holds nobody up for longer than it takes to notice.
     """
 
-    def __init__(self, topic: Topic, policy: Policy, start: Start) -> None:
+    def __init__(self, topic: Topic, policy: choices.Policy, start: choices.Start) -> None:
         self.topic = topic
         self.policy = policy
         self._waker = None
-        self._hot_open(topic, _POLICIES[policy], _STARTS[start])
+        self._hot_open(topic, choices.POLICIES.index(policy), choices.STARTS.index(start))
 
     def get_many(self, n: int, timeout: float | None = None) -> Samples:
         """Gets the next 1 to n messages, 1,024 at most; with the policy "latest", one.
@@ -338,7 +341,7 @@ class Subscriber(SubscriberBase, Taken[Sample, "Samples"]):
         self._hot_close()
         self._drop_descriptor()
 
-    def __enter__(self) -> "Subscriber":
+    def __enter__(self) -> Subscriber:
         return self
 
     def __exit__(self, *error: object) -> None:

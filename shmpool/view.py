@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, ffi, lib
+from .choices import MEMORY
 from .codes import check
 from .geometry import Geometry
 from .messages import Message, lanes_in_use, read_messages
 from .names import checked_name, is_name, printable
-from .options import INT32_MAX, MEMORY, QUEUE_MAX, integer, policy_of
+from .options import INT32_MAX, QUEUE_MAX, integer, policy_of
 from .pool_files import inode_of
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats

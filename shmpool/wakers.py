@@ -5,12 +5,14 @@ What has a descriptor, or can be waited for, is a Waitable. Not in here: event l
 and the thread that makes descriptors readable (native/helper.h).
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import select
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from operator import itemgetter
 
 from . import errors
 from ._ffi import lib
@@ -18,7 +20,10 @@ from ._hot import timeout_seconds
 from .codes import check
 from .os_errors import refuse
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol, TypeVar
+
     from .pool import Pool
 
 DATA, ROOM, FREE = lib.SHMPOOL_DATA, lib.SHMPOOL_ROOM, lib.SHMPOOL_FREE
@@ -26,22 +31,29 @@ MESSAGE = lib.SHMPOOL_MESSAGE
 POLL_MOST_S = 86400.0  # one poll() of a longer wait
 
 
-class Wanted(NamedTuple):
-    """What is waited for: where and what are index and what of shmpool_waker_want() (shmpool.h)."""
+class Wanted(tuple["Pool", int, int]):
+    """What is waited for: where and what are index and what of shmpool_waker_want() (shmpool.h).
 
-    pool: "Pool"
-    where: int
-    what: int
+    A tuple by hand: NamedTuple needs typing, and compiles.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, pool: Pool, where: int, what: int) -> Wanted:
+        return tuple.__new__(cls, (pool, where, what))
+
+    pool, where, what = map(property, map(itemgetter, range(3)))
 
 
-class Waitable(Protocol):
-    """What wait() takes: it can be taken from without waiting while _may_take() is true."""
+if TYPE_CHECKING:
 
-    def _wanted(self) -> Wanted: ...
-    def _may_take(self) -> bool: ...
+    class Waitable(Protocol):
+        """What wait() takes: it can be taken from without waiting while _may_take() is true."""
 
+        def _wanted(self) -> Wanted: ...
+        def _may_take(self) -> bool: ...
 
-T = TypeVar("T", bound=Waitable)
+    T = TypeVar("T", bound=Waitable)
 
 
 class Waker:

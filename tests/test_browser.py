@@ -301,6 +301,18 @@ CHANGED = """
     """
 
 
+# Draws 2,000 recoveries, each twice, as a new connection makes it.
+FLOOD = """
+    const figures = {seconds: 0, members: 1, buffers: 1, requeued: 0, dead_lettered: 0};
+    for (let i = 0; i < 2000; i++)
+        for (let twice = 0; twice < 2; twice++)
+            drawRecovery({pool: `gone-${i % 40}`, number: i + 1, at: i, ...figures});
+    if (newest.size !== 40) throw new Error(`${newest.size} are kept`);
+    const last = [...document.querySelectorAll('#events li')].slice(0, 2);
+    if (last[0].textContent === last[1].textContent) throw new Error("one was drawn twice");
+    """
+
+
 @pytest.mark.slow
 def test_a_hundred_pools_cost_a_screenful(
     start_daemon: StartDaemon, start: type[Child], browser: Any, new_name: Any
@@ -330,6 +342,10 @@ def test_a_hundred_pools_cost_a_screenful(
     wait.until(lambda _: browser.execute_script(drawn) == 10)
     shown = "return document.querySelector('.pool:last-of-type').dataset.pool"
     assert names[-1] == browser.execute_script(shown)
+    browser.execute_script(FLOOD)  # recoveries of pools that come and go
+    lines = "return document.querySelectorAll('#events li').length"
+    assert 50 == browser.execute_script(lines)
+    wait.until(lambda _: browser.execute_script("return newest.size") == 0)
 
 
 def picture() -> str | None:

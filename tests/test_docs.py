@@ -157,6 +157,20 @@ def test_documents_name_commands_that_exist() -> None:
     assert set() == {name for name in modules if importlib.util.find_spec(name) is None}
 
 
+def test_make_help_names_every_target() -> None:
+    """`make help` prints the head of the Makefile, which names each target that is to be called."""
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    done = subprocess.run(
+        ["make", "-s", "help"], capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE_S
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    named = set(re.findall(r"(?<=make )[a-z-]+|bench-[a-z-]+", done.stdout))
+    targets = set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, re.MULTILINE))
+    assert targets == set(phony.replace("\\", "").split())
+    assert set() == targets - named - {"all"}
+
+
 def test_the_units(tmp_path: Path) -> None:
     """systemd finds nothing wrong with the unit files."""
     analyze = shutil.which("systemd-analyze")

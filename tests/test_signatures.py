@@ -5,6 +5,8 @@ same."""
 import ast
 import asyncio
 import inspect
+import runpy
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -67,6 +69,22 @@ def test_every_method_in_c_has_a_stub() -> None:
         if not name.startswith("_") and callable(value)
     }
     assert declared == there
+
+
+def test_the_stub_has_the_docstrings_of_the_types() -> None:
+    """Editors show what help() shows: docs/stubs.py writes it, and no public method is without."""
+    script = Path(__file__).resolve().parent.parent / "docs" / "stubs.py"
+    text = Path(shmpool.__file__).with_name("_hot.pyi").read_text()
+    assert runpy.run_path(str(script))["written"](text) == text, "run: python docs/stubs.py"
+    bare = [
+        f"{kind}.{entry.name}"
+        for kind, entry in stubs()
+        if NATIVE[kind] in {shmpool.Buffer, shmpool.Sample, *shmpool.Pool.__mro__,
+                            *shmpool.AlfQueue.__mro__, *shmpool.Topic.__mro__,
+                            *shmpool.Subscriber.__mro__, *shmpool.Burst.__mro__}
+        and not ast.get_docstring(entry)
+    ]  # fmt: skip
+    assert [] == bare
 
 
 @pytest.mark.parametrize(("kind", "stub"), stubs(), ids=lambda value: getattr(value, "name", value))
@@ -238,9 +256,10 @@ def named_in(annotation: object) -> set[type]:
 def named_by(thing: Any) -> set[type]:
     """The classes that the annotations of a function or of a record's fields name.
 
-    Names from numpy and typing_extensions that only type checkers need are left out.
+    Names from numpy, typing and typing_extensions that only type checkers need are left out.
     """
-    foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
+    foreign: dict[str, Any] = {name: getattr(typing, name) for name in typing.__all__}
+    foreign |= dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike", "T"), Any)
     foreign |= {"np": np, "NDArray": npt.NDArray}
     foreign |= {"Headers": Headers, "Checksums": Checksums}
     ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer, "AlfQueue": shmpool.AlfQueue}

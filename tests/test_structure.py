@@ -4,6 +4,7 @@ words."""
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -136,11 +137,11 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    locks errors codes names _native _ffi _hot os_errors options geometry memory free_after
-    leases live_views arrays columns packets burst messages wakers named awaiting queue pool_files
-    process_exit segment pruning stats pinning topic pool view __init__ mp.objects mp.program
-    mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager mp.executor mp.__init__
-    net.ends net.marks net.capture net.recording net.filters
+    locks record choices errors codes names _native _ffi _hot os_errors options geometry memory
+    free_after leases live_views arrays columns packets burst messages wakers named awaiting queue
+    pool_files process_exit segment pruning stats pinning topic pool view __init__
+    mp.objects mp.program mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager
+    mp.executor mp.__init__ net.ends net.marks net.capture net.recording net.filters
     net.interface net.udp net.tap net.__init__ net.headers
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.history service.watched_pool service.handlers
@@ -249,13 +250,21 @@ def test_c_functions_carry_their_files_name() -> None:
     assert count > 100
 
 
+def at_run_time(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all below it, without what is for type checkers only."""
+    yield node
+    inner = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        inner = iter(node.orelse)
+    for child in inner:
+        yield from at_run_time(child)
+
+
 def imported_by(path: Path) -> set[str]:
     """The modules that a module imports at run time, as dotted names below shmpool."""
     package = path.relative_to(PACKAGE).parent.parts
     found = set()
-    for node in ast.walk(
-        ast.parse(re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", path.read_text()))
-    ):
+    for node in at_run_time(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = (*package[: len(package) - node.level + 1], *filter(None, [node.module]))
             for name in node.names:

@@ -14,8 +14,8 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any, TypeVar
 
 from .. import errors
+from ..choices import OnDeath
 from ..locks import renewed
-from ..options import OnDeath
 from ..pool import Pool
 from ..process_exit import open_pools
 from ..queue import AlfQueue

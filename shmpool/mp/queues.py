@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 from .. import errors
 from .._hot import Buffer
+from ..choices import OnDeath
 from ..leases import leases_of, leave
-from ..options import QUEUE_MAX, OnDeath, at_least, integer
+from ..options import QUEUE_MAX, at_least, integer
 from ..pool import Pool
 from ..queue import AlfQueue
 from ..wakers import Wanted, wait

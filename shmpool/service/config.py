@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from .. import errors
 from ..geometry import Geometry, plan
@@ -23,6 +23,7 @@ from ..options import (
     PoolOptions,
     QueueOptions,
     TopicOptions,
+    about,
     letters_in_a_circle,
     options_of,
     out_of_range,
@@ -60,33 +61,33 @@ class DaemonOptions:
     """[daemon]"""
 
     # fmt: off
-    socket: Annotated[str | None, Option(
+    socket: str | None = field(default=None, metadata=about(Option(
         "Path of the socket for requests.",
-        default="$SHMPOOL_SOCKET, or daemon.sock in $XDG_RUNTIME_DIR/shmpool")] = None
-    http: Annotated[str | None, Option(
-        "Address of the HTTP server: host:port, or unix:PATH.", default="no HTTP")] = None
-    http_hosts: Annotated[list[str], Option(
+        default="$SHMPOOL_SOCKET, or daemon.sock in $XDG_RUNTIME_DIR/shmpool")))
+    http: str | None = field(default=None, metadata=about(Option(
+        "Address of the HTTP server: host:port, or unix:PATH.", default="no HTTP")))
+    http_hosts: list[str] = field(default_factory=list, metadata=about(Option(
         "Other host names under which HTTP requests are answered.",
-        default="[]")] = field(default_factory=list)
-    http_token_file: Annotated[str | None, Option(
-        "File with the token that HTTP requests must have.", default="no token")] = None
-    read_group: Annotated[str | None, Option(
+        default="[]")))
+    http_token_file: str | None = field(default=None, metadata=about(Option(
+        "File with the token that HTTP requests must have.", default="no token")))
+    read_group: str | None = field(default=None, metadata=about(Option(
         "Members of this group may use the read-only requests (ls, stats, ...).",
-        default="no group")] = None
-    interval: Annotated[float, Option(
-        "Time between two scans of every pool.", "seconds", 0.05, 3600)] = 1.0
-    adopt: Annotated[list[str], Option(
+        default="no group")))
+    interval: float = field(default=1.0, metadata=about(Option(
+        "Time between two scans of every pool.", "seconds", 0.05, 3600)))
+    adopt: list[str] = field(default_factory=lambda: ["*"], metadata=about(Option(
         "Patterns of the names of pools to watch.",
-        default='["*"]')] = field(default_factory=lambda: ["*"])
-    adopt_users: Annotated[list[str], Option(
+        default='["*"]')))
+    adopt_users: list[str] = field(default_factory=list, metadata=about(Option(
         'Other users whose pools are watched; "*" for all users.',
-        default="[]")] = field(default_factory=list)
-    prune: Annotated[bool, Option("Remove abandoned pools.")] = True
-    max_clients: Annotated[int, Option(
-        "Clients that can be connected at once.", "clients", 1)] = 256
-    log_level: Annotated[LogLevel, Option(
+        default="[]")))
+    prune: bool = field(default=True, metadata=about(Option("Remove abandoned pools.")))
+    max_clients: int = field(default=256, metadata=about(Option(
+        "Clients that can be connected at once.", "clients", 1)))
+    log_level: LogLevel = field(default="info", metadata=about(Option(
         "The least important messages that are logged.",
-        choices=get_args(LogLevel))] = "info"
+        choices=get_args(LogLevel))))
     # fmt: on
 
     def adopts(self, name: str) -> bool:

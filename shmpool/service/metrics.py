@@ -21,8 +21,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from .. import errors
+from ..choices import SUBSCRIBER_STATES
 from ..rpc.records import AlarmKind
-from ..topic import SubscriberState
 from .handlers import RequestHandler
 from .watched_pool import SECONDS, WatchedPool
 
@@ -136,7 +136,7 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
         add("topic_published", topic.published, topic.name)
         add("topic_waiting", topic.waiting, topic.name)
         found = [one.state for one in topic.subscribers]
-        for state in get_args(SubscriberState):
+        for state in SUBSCRIBER_STATES:
             add("topic_subscribers", found.count(state), topic.name, state)
         for one in topic.subscribers:
             who = topic.name, str(one.number), str(one.pid), one.name, one.policy

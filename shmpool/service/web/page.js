@@ -13,6 +13,7 @@ const STATES = [
   ["queued", (b) => b.queued], ["uncreated", (b) => b.capacity - b.created],
 ];
 const cards = new Map(); // pool name -> what card() returns
+const newest = new Map(); // pool name -> its newest recovery: a new connection sends old ones again
 const byId = (id) => document.getElementById(id);
 const number = (n) => n.toLocaleString("en-US");
 const count = (n, one, many) => `${number(n)} ${n === 1 ? one : many}`;
@@ -225,17 +226,17 @@ function takeAll(pools) {
       cards.delete(name);
     }
   }
+  for (const name of newest.keys()) if (!there.has(name)) newest.delete(name);
   const sum = (of) => pools.reduce((n, pool) => n + of(pool), 0);
   write(byId("summary"), [count(pools.length, "pool", "pools"),
     count(sum((pool) => pool.buffers.members), "member", "members"),
     count(sum((pool) => pool.alarms.length), "alarm", "alarms")].join(", "));
 }
 
-const seen = new Set();
 function drawRecovery(event) {
-  const key = `${event.pool} ${event.number} ${event.at}`;
-  if (seen.has(key)) return; // a new connection sends them again
-  seen.add(key);
+  const last = newest.get(event.pool);
+  if (last && event.number <= last.number && event.at <= last.at) return; // sent again
+  newest.set(event.pool, event);
   const line = make("li", undefined, "fresh");
   const at = make("time", new Date(event.at * 1000).toLocaleTimeString());
   line.append(at, `${event.pool}: ${count(event.members, "dead member", "dead members")}, ` +
