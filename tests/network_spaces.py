@@ -125,13 +125,13 @@ def routed() -> Iterator[tuple[Space, Space, Space]]:
             _up(end, end.address, end.mac)
             _up(router, f"{net}.254", bytes([2, 0, 0, 0, side == "right", 0xFE]), side)
             ip("-n", end.name, "route", "add", "default", "via", f"{net}.254")
-            _whole_packets(end)
+            whole_packets(end)
         with router.entered():
             Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         yield client, router, server
 
 
-def _whole_packets(space: Space) -> None:
+def whole_packets(space: Space) -> None:
     """`ethtool -K veth tso off gso off`"""
     with space.entered():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -29,7 +29,7 @@ SECONDS = int(os.environ.get("CHAIN_SECONDS", "0"))  # of the soak, with a kill 
 RATE = 20_000  # packets/s then
 PACKETS = SECONDS * RATE or 60_000
 KILLS = SECONDS or 12
-AHEAD = 4  # kills that the sender may be ahead of
+AHEAD = 2  # kills that the sender may be ahead of
 PORTS = 64  # flows
 HEADERS = bytes.fromhex(
     "0200000000630200000000010800"  # Ethernet
@@ -42,16 +42,22 @@ import pickle, shmpool, sys
 from clients.flows import FlowTable
 pool = shmpool.Pool.attach(sys.argv[1])
 work, done, tables = (pool.queue(name) for name in (sys.argv[2], "done", "tables"))
-number, table = int(sys.argv[3]), FlowTable()
-try:
-    while True:
-        burst = work.get_many(64)
+number, table, held = int(sys.argv[3]), FlowTable(), None  # a burst is held until the next comes
+ended = False
+while not ended:
+    burst = None
+    try:
+        burst = work.get_many(64, timeout=None if held is None else 0.05)
         table.add(burst.headers(), burst.timestamps)
         burst.flow_hashes = number
         burst.marks = burst.column(42, ">u4")
-        done.put_many(burst)
-except shmpool.ShutDown:
-    pass
+    except shmpool.Empty:
+        pass
+    except shmpool.ShutDown:
+        ended = True
+    if held is not None:
+        done.put_many(held)
+    held = burst
 tables.send(pickle.dumps((number, [flow.packets for flow in table.values()])))
 """
 
@@ -79,14 +85,16 @@ class Workers:
 
     def __init__(self, pool: shmpool.Pool) -> None:
         self._pool = pool
-        self.number = 0
+        self._next = 0
+        self.numbers = [0] * WORKERS
         self.kills = 0
         self.children = [self._start(i) for i in range(WORKERS)]
 
     def _start(self, place: int) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-c", WORKER, self._pool.name, f"work-{place}"]
-        self.number += 1
-        return subprocess.Popen([*command, str(self.number - 1)], cwd=ROOT)
+        self.numbers[place] = self._next
+        self._next += 1
+        return subprocess.Popen([*command, str(self.numbers[place])], cwd=ROOT)
 
     def kill(self, place: int) -> None:
         """Kills one and starts it again. Does not wait until it runs."""
@@ -123,13 +131,17 @@ def test_every_packet_is_counted(
     failed = threading.Event()
 
     def send() -> None:
-        """Sends all packets, not far ahead of the kills."""
+        """Sends all packets, not far ahead of the kills while workers have some to do."""
         with spaces[0].entered():
             sink = PacketSink(sender_pool, "veth")
         began = time.monotonic()
         with sink:
             for first in range(0, PACKETS, 100):
-                while first > (workers.kills + AHEAD) * PACKETS // KILLS and not failed.is_set():
+                while (
+                    first > (workers.kills + AHEAD) * PACKETS // KILLS
+                    and any(map(len, queues))
+                    and not failed.is_set()
+                ):
                     time.sleep(0.001)
                 if SECONDS:
                     time.sleep(max(0, began + first / RATE - time.monotonic()))
@@ -137,13 +149,17 @@ def test_every_packet_is_counted(
         ended.set()
 
     def kill() -> None:
-        """Kills a worker each time that so many packets more were received or dropped."""
+        """Kills workers, each when it has passed on so many packets; in the soak, in its time."""
         rng = random.Random(seed)
         while workers.kills < KILLS and not failed.is_set():
-            if ended.is_set() or received >= workers.kills * PACKETS // (2 * KILLS):
-                workers.kill(rng.randrange(WORKERS))
-            else:
+            victim, enough = rng.randrange(WORKERS), rng.randrange(1, 1000)
+            while not (ended.is_set() or failed.is_set()):
+                if passed_on[
+                    workers.numbers[victim]
+                ].sum() >= enough and received >= workers.kills * PACKETS // (2 * KILLS):
+                    break
                 time.sleep(0.001)
+            workers.kill(victim)
 
     def take_done() -> int:
         n = 0
@@ -210,6 +226,7 @@ def test_every_packet_is_counted(
     assert counts.packets == int(seen.sum()) + died + refused
     assert 1 == seen.max()
     assert seen.sum() > PACKETS / 20
+    assert died + redelivered > 0
     for _ in range(WORKERS):  # the last ones of each queue, which ended by themselves
         number, flows = pickle.loads(tables.recv(timeout=0))
         assert sorted(flows) == sorted(passed_on[number][passed_on[number] > 0].tolist())

@@ -125,9 +125,10 @@ def report(found: dict[str, list[Figures]], size: int) -> None:
     """Prints medians, and the medians of the ratios of each turn."""
     click.echo(f"{size} B (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors)")
     for part, names in PARTS.items():
-        present = [name for name in names if name in found]
-        for name in present:
-            each, ours = costs(found[name]), costs(found[present[0]])
+        if names[0] not in found:
+            continue
+        for name in filter(found.__contains__, names):
+            each, ours = costs(found[name]), costs(found[names[0]])
             rate = statistics.median(rates(found[name]))
             ratio = statistics.median(e / o for e, o in zip(each, ours, strict=True))
             share = statistics.median(
