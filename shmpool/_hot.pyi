@@ -26,9 +26,19 @@ def use_numpy(functions: object, byte: object, describe: object, /) -> None: ...
 SHORT: int
 
 def burst_headers(burst: BurstBase, link: int, at: int, records: Any, inner: Any, /) -> int: ...
-def burst_checksums(burst: BurstBase, link: int, at: int, inner: bool, states: Any, /) -> int: ...
+def burst_checksums(
+    burst: BurstBase, link: int, at: int, inner: bool, ip: bool, transport: bool, states: Any, /
+) -> int: ...
 def burst_set_checksums(
-    burst: BurstBase, link: int, at: int, inner: bool, ip: bool, transport: bool, done: Any, /
+    burst: BurstBase,
+    link: int,
+    at: int,
+    inner: bool,
+    ip: bool,
+    transport: bool,
+    where: Any,
+    done: Any,
+    /,
 ) -> int: ...
 def burst_forward(burst: BurstBase, link: int, at: int, alive: Any, /) -> int: ...
 def toeplitz_table(key: bytes, /) -> bytes: ...
@@ -508,7 +518,7 @@ class QueueBase:
 @final
 class Scan:
     def __init__(
-        self, read: Callable[[int], bytes | None], path: str, error: type[Exception], /
+        self, read: Callable[[int, int], bytes | None], path: str, error: type[Exception], /
     ) -> None: ...
     @property
     def interfaces(self) -> list[tuple[int, int, int, int, tuple[tuple[int, bytes], ...]]]: ...

@@ -12,7 +12,7 @@ from .codes import check
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from .net.headers import Checksums, Headers
 
@@ -70,15 +70,24 @@ class PacketColumns(BurstBase):
             check(self._set_field("flow_hash", hashes, False), f"burst of pool {self.pool.name!r}")
         return hashes
 
-    def checksums(self, link: int = ETHERNET, at: int = 0, *, inner: bool = False) -> Checksums:
+    def checksums(
+        self,
+        link: int = ETHERNET,
+        at: int = 0,
+        *,
+        ip: bool = True,
+        transport: bool = True,
+        inner: bool = False,
+    ) -> Checksums:
         """Verifies the checksums of IPv4 headers, TCP, UDP, ICMP and ICMPv6.
 
         Returns two arrays of shmpool.net.headers.Checksum, ip and transport. The arguments are
-        those of headers(); with inner=True the packets in tunnels are verified.
+        those of headers(); with inner=True the packets in tunnels are verified. With ip=False or
+        transport=False those are not verified, and their states are NONE.
         """
         from .net import headers
 
-        return headers.checksums(self, link, at, inner)
+        return headers.checksums(self, ip, transport, link, at, inner)
 
     def set_checksums(
         self,
@@ -88,12 +97,16 @@ class PacketColumns(BurstBase):
         ip: bool = True,
         transport: bool = True,
         inner: bool = False,
+        where: ArrayLike | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Writes the checksums that checksums() verifies. Returns masks: which were set, of ip and
-        transport. The others' state is Checksum.NONE, and they keep what they have."""
+        transport. The others' state is Checksum.NONE, and they keep what they have.
+
+        where: a mask of the packets that it concerns, one bool for each; the others are not read.
+        """
         from .net import headers
 
-        return headers.set_checksums(self, ip, transport, link, at, inner)
+        return headers.set_checksums(self, ip, transport, link, at, inner, where)
 
     def decrement_ttl(self, link: int = ETHERNET, at: int = 0) -> NDArray[np.bool_]:
         """Makes TTL or hop limit one less, and updates the IPv4 checksum, as a router does.

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two network namespaces with a veth pair between them, for the tests of shmpool.net."""
+"""Network namespaces with veth pairs between them, for the tests of shmpool.net."""
 
 import contextlib
 import ctypes
+import fcntl
 import itertools
 import os
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import pytest
 
 NEWNET = 0x40000000
 ETHERNET_HEADER = 14
+ETHTOOL, SET_TSO, SET_GSO = 0x8946, 0x1F, 0x24
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
 
@@ -26,7 +29,7 @@ def ip(*arguments: str) -> None:
 
 @dataclass(frozen=True)
 class Space:
-    """A network namespace with one interface, `veth`."""
+    """A network namespace with one interface, `veth`; a router has `left` and `right`."""
 
     name: str
     address: str
@@ -53,15 +56,10 @@ class Space:
 
 
 @contextlib.contextmanager
-def made() -> Iterator[tuple[Space, Space]]:
-    """Makes the two, and removes them. Skips the test where that is not allowed."""
+def _empty(*spaces: Space) -> Iterator[None]:
+    """Makes namespaces, and removes them. Skips the test where that is not allowed."""
     if not shutil.which("ip"):
         pytest.skip("needs iproute2; `make tools` as root installs it")
-    stem = f"shmpool-test-{os.getpid()}-{next(_numbers)}"
-    spaces = [
-        Space(f"{stem}{end}", f"192.0.2.{i}", bytes([2, 0, 0, 0, 0, i]))
-        for i, end in enumerate("ab", 1)
-    ]
     with contextlib.ExitStack() as stack:
         for space in spaces:
             try:
@@ -71,21 +69,77 @@ def made() -> Iterator[tuple[Space, Space]]:
             stack.callback(ip, "netns", "del", space.name)
             with space.entered():
                 Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
-        first, second = spaces
-        ip(
-            *("link", "add", "veth", "netns", first.name, "type", "veth"),
-            *("peer", "name", "veth", "netns", second.name),
-        )
-        for space in spaces:
-            inside = ("-n", space.name)
-            ip(*inside, "link", "set", "veth", "address", space.mac.hex(":"))
-            ip(*inside, "address", "add", f"{space.address}/24", "dev", "veth")
-            for interface in ("lo", "veth"):
-                ip(*inside, "link", "set", interface, "up")
+            ip("-n", space.name, "link", "set", "lo", "up")
+        yield
+
+
+def _stem() -> str:
+    return f"shmpool-test-{os.getpid()}-{next(_numbers)}"
+
+
+def _pair(first: Space, second: Space, name: str = "veth") -> None:
+    """Joins them by a pair, which has that name in the second one."""
+    ip(
+        *("link", "add", "veth", "netns", first.name, "type", "veth"),
+        *("peer", "name", name, "netns", second.name),
+    )
+
+
+def _up(space: Space, address: str, mac: bytes, interface: str = "veth") -> None:
+    inside = ("-n", space.name)
+    ip(*inside, "link", "set", interface, "address", mac.hex(":"))
+    ip(*inside, "address", "add", f"{address}/24", "dev", interface)
+    ip(*inside, "link", "set", interface, "up")
+
+
+@contextlib.contextmanager
+def made() -> Iterator[tuple[Space, Space]]:
+    """Makes two with a pair between them."""
+    stem = _stem()
+    first, second = (
+        Space(f"{stem}{end}", f"192.0.2.{i}", bytes([2, 0, 0, 0, 0, i]))
+        for i, end in enumerate("ab", 1)
+    )
+    with _empty(first, second):
+        _pair(first, second)
+        for space in (first, second):
+            _up(space, space.address, space.mac)
         for space, other in ((first, second), (second, first)):
             neighbour = (other.address, "lladdr", other.mac.hex(":"), "dev", "veth")
             ip("-n", space.name, "neighbour", "add", *neighbour)
         yield first, second
+
+
+@contextlib.contextmanager
+def routed() -> Iterator[tuple[Space, Space, Space]]:
+    """Makes a client, a router and a server. The system of the router answers ARP for the
+    addresses of `left` and `right`, and forwards nothing. The others do not leave the division
+    into packets to the interface, but their checksums."""
+    stem = _stem()
+    client = Space(f"{stem}c", "192.0.2.1", bytes([2, 0, 0, 0, 0, 1]))
+    router = Space(f"{stem}r", "192.0.2.254", bytes([2, 0, 0, 0, 0, 0xFE]))
+    server = Space(f"{stem}s", "198.51.100.1", bytes([2, 0, 0, 0, 1, 1]))
+    with _empty(client, router, server):
+        for end, side, net in ((client, "left", "192.0.2"), (server, "right", "198.51.100")):
+            _pair(end, router, side)
+            _up(end, end.address, end.mac)
+            _up(router, f"{net}.254", bytes([2, 0, 0, 0, side == "right", 0xFE]), side)
+            ip("-n", end.name, "route", "add", "default", "via", f"{net}.254")
+            whole_packets(end)
+        with router.entered():
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+        yield client, router, server
+
+
+def whole_packets(space: Space) -> None:
+    """`ethtool -K veth tso off gso off`"""
+    with space.entered():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        for command in (SET_TSO, SET_GSO):
+            value = ctypes.create_string_buffer(struct.pack("=II", command, 0), 8)
+            request = struct.pack("16sP16x", b"veth", ctypes.addressof(value))
+            fcntl.ioctl(sock, ETHTOOL, request)
 
 
 def raw_socket(space: Space) -> socket.socket:

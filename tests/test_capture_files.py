@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import dpkt
@@ -389,3 +390,109 @@ def test_bursts_of_anything(pool: shmpool.Pool, tmp_path: Path, seed: int) -> No
     assert expected == actual
     assert len(set(errors)) <= 1
     assert len(errors) in (0, 2)
+
+
+def test_compressed_pipe(pool: shmpool.Pool, tmp_path: Path) -> None:
+    """What has come through a compressed pipe is read; timeouts end a wait within a record."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
+    parts = [deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH) for data in HALVES]
+    with path.open("r+b", buffering=0) as end:
+        end.write(parts[0][:2])
+        timer = threading.Timer(0.05, end.write, (parts[0][2:],))
+        timer.start()
+        source = CaptureSource(pool, path)
+        timer.join()
+        with source.get_many(timeout=5) as burst:
+            assert [b"one"] == list(map(bytes, burst))
+        for _ in range(2):
+            with pytest.raises(shmpool.Empty):
+                source.get_many(timeout=0.01)
+        end.write(parts[1])
+        with source.get_many(timeout=5) as burst:
+            assert [b"two"] == list(map(bytes, burst))
+        timer = threading.Timer(0.05, source.close)
+        timer.start()
+        assert [] == list(source.bursts())
+        timer.join()
+
+
+HALVES = (pcap([b"one", b"two"])[:-1], pcap([b"one", b"two"])[-1:])
+
+
+@pytest.mark.parametrize("size", [1, 1 << 16, 1 << 18, (1 << 18) + 1, 10**6])
+def test_gzip_streams(pool: shmpool.Pool, tmp_path: Path, size: int) -> None:
+    """Several streams of gzip behind each other, padded with zeros, are one file; so is one that
+    becomes a thousand times as long. What follows that is no stream, or half of one, is damage."""
+    data = pcap([bytes(2000)] * 500)
+    parts = [data[i : i + size] for i in range(0, len(data), size)] if size > 1 else [data]
+    streams = b"".join(gzip.compress(part) + bytes(len(part) % 7) for part in parts)
+    (tmp_path / "in.gz").write_bytes(streams)
+    assert 500 == len(read(pool, tmp_path / "in.gz"))
+    for more in (b"no stream", gzip.compress(b"")[:-1]):
+        (tmp_path / "in.gz").write_bytes(streams + more)
+        found = 0
+        with CaptureSource(pool, tmp_path / "in.gz") as source:
+            while found < 500:
+                with source.get_many() as burst:
+                    found += len(burst)
+            with pytest.raises(CaptureError, match=rf"at byte {len(data)} of what is decomp"):
+                source.get_many()
+
+
+FILL = """
+import resource, shmpool, signal, sys
+from shmpool.net import CaptureSink
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+pool = shmpool.Pool.attach(sys.argv[1])
+queue = pool.queue("work")
+sink = CaptureSink(sys.argv[2], **eval(sys.argv[4]))
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), hard))
+failed = 0
+try:
+    while True:
+        burst = queue.get_many(256)
+        try:
+            sink.drain(burst)
+        except OSError:
+            failed += 1
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            try:
+                sink.drain(burst)
+            except shmpool.BufferReleased:
+                pass
+except shmpool.ShutDown:
+    pass
+sink.close()
+print(failed, sink.sent().packets, flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["out.pcapng", "out.pcapng.gz"])
+@pytest.mark.parametrize("options", [{}, {"size": 300_000}])
+def test_repeated_writes(
+    make_pool: MakePool, tmp_path: Path, name: str, options: dict[str, int]
+) -> None:
+    """A burst that takes several writes, of which one fails, can be drained again: each packet is
+    in the files once and in order, compressed or not."""
+    pool = make_pool(buffer_size=2048, capacity=2048)
+    queue = pool.create_queue("work", capacity=1024)
+    rng = random.Random(1)
+    packets = [rng.randbytes(2000) for _ in range(700)]
+    for first in range(0, 700, 100):
+        burst = pool.alloc_many(100)
+        for buffer, data in zip(burst, packets[first : first + 100], strict=True):
+            buffer.write(data)
+        queue.put_many(burst)
+    queue.shutdown()
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, pool.name, tmp_path / name, "270000", repr(options)],
+        capture_output=True,
+        text=True,
+    )
+    assert "1 700\n" == done.stdout, done.stderr
+    paths = sorted(tmp_path.glob("out*"))
+    assert (len(paths) == 1) == (not options)
+    assert packets == [packet.data for path in paths for packet in net.packets(path)]

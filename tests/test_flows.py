@@ -5,6 +5,7 @@ import csv
 import io
 import ipaddress
 import json
+import struct
 import subprocess
 import sys
 from collections import defaultdict
@@ -13,7 +14,7 @@ from typing import Any
 
 import dpkt
 import pytest
-from captures import RAW, pcap
+from captures import RAW, ethernet, pcap, udp4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packets import NETS, checksum, frame, udp
@@ -75,6 +76,46 @@ def test_flows(name: str, workers: int) -> None:
         assert abs(last - wanted[key][3]) < 2000, key
     as_json = program("flows", DATA / name, "--workers", 2, "--json")
     assert rows == [{n: str(v) for n, v in row.items()} for row in json.loads(as_json.stdout)]
+
+
+def timed(*packets: tuple[float, int]) -> bytes:
+    """A capture file of UDP packets from these ports, at these times in seconds."""
+    data = pcap([ethernet(udp4(port)) for _, port in packets])
+    at, out = 24, bytearray(data)
+    for seconds, _ in packets:
+        struct.pack_into("<II", out, at, int(seconds), round(seconds % 1 * 1e6))
+        at += 16 + struct.unpack_from("<I", out, at + 8)[0]
+    return bytes(out)
+
+
+@pytest.mark.slow
+def test_timeouts(tmp_path: Path) -> None:
+    """A flow that has no packet for so long is written and begins again; one that goes on is
+    written each time that it is so old. Together the lines have every packet, once."""
+    lasting = [(1000 + i / 2, 1) for i in range(200)]
+    pause = [(1000.0, 2), (1001.0, 2), (1061.0, 2)]
+    (tmp_path / "in").write_bytes(timed(*sorted(lasting + pause)))
+    done = program("flows", tmp_path / "in", "--active", 30, "--inactive", 10)
+    assert (0, "") == (done.returncode, done.stderr)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for row in rows:
+        found[row["sport"]].append((row["ended"], int(row["packets"])))
+        assert int(row["last"]) - int(row["first"]) < 31e9
+    assert [("inactive", 2), ("end", 1)] == found["2"]
+    assert ["active"] * 3 + ["end"] == [ended for ended, _ in found["1"]]
+    assert 200 == sum(packets for _, packets in found["1"])
+    as_json = program("flows", tmp_path / "in", "--active", 30, "--inactive", 10, "--json")
+    assert rows == [{n: str(v) for n, v in row.items()} for row in json.loads(as_json.stdout)]
+
+
+def test_many_records_before_the_end(tmp_path: Path) -> None:
+    """A file whose flows end every second does not stop the workers that write them."""
+    packets = [(1000 + i, 1000 + i % 40000) for i in range(3000)]
+    (tmp_path / "in").write_bytes(timed(*packets))
+    done = program("flows", tmp_path / "in", "--inactive", 1, "--workers", 1)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 3001 == len(done.stdout.splitlines())
 
 
 def test_other_link_types(tmp_path: Path) -> None:

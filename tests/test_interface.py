@@ -2,6 +2,7 @@
 """shmpool.net.PacketSource and PacketSink, between network namespaces."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -186,9 +187,52 @@ def test_filter(spaces: Spaces, source: Open, monkeypatch: pytest.MonkeyPatch) -
     assert [2] == all_of(rx, 1)
     with pytest.raises(shmpool.InvalidArgument, match="filter is 'tcp prot 5':"):
         source(filter="tcp prot 5")
+    filters._libpcap.cache_clear()
     monkeypatch.setattr("ctypes.CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
     with pytest.raises(shmpool.InvalidArgument, match="filters need libpcap"):
         filters.compiled("tcp")
+
+
+def test_libpcap_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for libpcap runs programs: it is made once, and only if the usual names fail."""
+    searched: list[str] = []
+    known = ctypes.CDLL
+
+    def load(name: str) -> ctypes.CDLL:
+        if name.startswith("libpcap.so"):
+            raise OSError(name)
+        return known("libpcap.so.0.8")
+
+    filters.compiled("tcp")  # skips where there is none
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: searched.append(name) or "x")
+    filters._libpcap.cache_clear()
+    filters.compiled("tcp")
+    assert [] == searched
+    filters._libpcap.cache_clear()
+    monkeypatch.setattr("ctypes.CDLL", load)
+    try:
+        for _ in range(3):
+            filters.compiled("tcp")
+    finally:
+        filters._libpcap.cache_clear()
+    assert ["pcap"] == searched
+
+
+@pytest.mark.parametrize("expression", [None, "ether proto 0x88b5"])
+def test_outgoing_of_an_old_kernel(
+    spaces: Spaces, source: Open, monkeypatch: pytest.MonkeyPatch, expression: str | None
+) -> None:
+    """A kernel that cannot leave out what this machine sends (before 4.20) filters it."""
+    monkeypatch.setattr("shmpool.net.interface.IGNORE_OUTGOING", 255)  # no kernel knows it
+    rx = source(filter=expression)
+    with raw_socket(spaces[1]) as mine, raw_socket(spaces[0]) as other:
+        for i in range(3):
+            mine.send(frame(i))
+            other.send(frame(10 + i))
+        other.send(frame(20, kind=0x88B6))
+        other.send(frame(13))
+    n = 4 if expression else 5
+    assert [10, 11, 12, *([] if expression else [20]), 13] == all_of(rx, n)
 
 
 def test_outgoing(spaces: Spaces, source: Open) -> None:

@@ -51,11 +51,11 @@ def ended(child: "subprocess.Popen[str]") -> str:
     return str(said)
 
 
-def listening(space: Space) -> bool:
-    """Whether a socket is bound to all packets in the namespace."""
+def listening(space: Space, n: int = 1) -> bool:
+    """Whether so many sockets are bound to all packets in the namespace."""
     with space.entered():
         lines = Path("/proc/thread-self/net/packet").read_text().splitlines()[1:]
-    return any(line.split()[3] == "0003" for line in lines)
+    return sum(line.split()[3] == "0003" for line in lines) >= n
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -223,5 +223,15 @@ def test_bench() -> None:
     if "needs root" in done.stderr:
         pytest.skip(done.stderr)
     assert 0 == done.returncode, done.stderr
-    for name in ("shmpool", "C, only receives", "C, malloc'ed buffers", "recv_into and bytes"):
+    for name in (
+        "drop    shmpool",
+        "drop    C, only receives",
+        "drop    C, malloc'ed buffers",
+        "drop    recv_into and bytes",
+        "queue   shmpool, queue",
+        "queue   multiprocessing.Queue",
+        "forward shmpool, header columns",
+        "forward C, forwards",
+        "forward a bytearray for each",
+    ):
         assert f"  {name} " in done.stdout

@@ -191,9 +191,18 @@ def test_recorded_checksums(filled: Filled) -> None:  # noqa: F811
             if ip[i]:
                 at = int(headers.network[i]) + 10
                 data[at : at + 2] = b"\xab\xcd"
-    burst.set_checksums(ip=False)
+    some = np.arange(len(packets)) % 3 == 0
+    done = burst.set_checksums(ip=False, where=some)[1]
+    np.testing.assert_array_equal(done, some & (transport == 1))
+    np.testing.assert_array_equal(burst.checksums(ip=False).transport == 1, done)
+    assert not burst.checksums(ip=False).ip.any()
+    for wrong in (some[1:], some[:, None]):
+        with pytest.raises(shmpool.InvalidArgument, match="where has the shape"):
+            burst.set_checksums(where=wrong)
+    burst.set_checksums(ip=False, where=~some)
     assert not (burst.checksums().ip[(transport == 1) & (ip == 1)] == 1).any()
     burst.set_checksums(transport=False)
+    assert not burst.checksums(transport=False).transport.any()
     assert packets == [bytes(burst[i]) for i in range(len(burst))]
 
 

@@ -141,7 +141,7 @@ PYTHON_ORDER = re.findall(
     free_after leases live_views arrays columns packets burst messages wakers named awaiting queue
     pool_files process_exit segment pruning stats pinning topic pool view __init__
     mp.objects mp.program mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager
-    mp.executor mp.__init__ net.ends net.marks net.capture net.recording net.filters
+    mp.executor mp.__init__ net.ends net.marks net.content net.capture net.recording net.filters
     net.interface net.udp net.tap net.__init__ net.headers
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.history service.watched_pool service.handlers

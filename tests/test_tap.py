@@ -71,6 +71,26 @@ def test_received_and_sent(space: Space, pool: shmpool.Pool) -> None:
     assert stats.created == stats.free + stats.cached
 
 
+def test_truncated(space: Space, make_pool: MakePool) -> None:
+    """A packet that no buffer holds is truncated and counted, and its mark has the whole length."""
+    small = make_pool(buffer_size=64, capacity=64)
+    with device(space, small) as tap, space.entered():
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as packets:
+            packets.bind(("tap0", 0))
+            for size in (64, 65, 1514):
+                packets.send(frame(size, size))
+        found = []
+        while len(found) < 3:
+            with tap.get_many(timeout=10) as burst:
+                lengths = shmpool.net.original_lengths(burst).tolist()
+                for buffer, length in zip(burst, lengths, strict=True):
+                    if bytes(buffer)[12:14] == b"\x88\xb5":
+                        assert frame(length, length)[:64] == bytes(buffer)
+                        found.append(length)
+        assert [64, 65, 1514] == found
+        assert 2 <= tap.statistics().truncated  # the system's own packets may be long too
+
+
 def test_answers_ping(space: Space, pool: shmpool.Pool) -> None:
     """A TUN device that swaps the addresses of an echo request answers a datagram's path."""
     with device(space, pool, "tun") as tun, space.entered():

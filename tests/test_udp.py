@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from conftest import MakePool
+from network_spaces import ip, made
 
 import shmpool
 from shmpool.net import UdpSocket, address_texts, addresses_of
@@ -181,6 +182,27 @@ def test_refused(pool: shmpool.Pool, udp: Open, make_pool: MakePool) -> None:
         assert 2 == client.drain(burst)
         assert (2, 1) == (client.sent().packets, client.sent().refused)
     assert [3, 4] == [len(payload) for payload in all_of(server, 2)]
+
+
+def test_not_together(udp: Open, make_pool: MakePool) -> None:
+    """Datagrams that the kernel does not take together, because they are longer than the MTU, are
+    sent one by one; those that it takes go together again."""
+    large = make_pool(buffer_size=65536, capacity=64)
+    with made() as (first, second):
+        ip("-n", first.name, "route", "change", "192.0.2.0/24", "dev", "veth", "mtu", "1000")
+        with second.entered():
+            server = UdpSocket(large, (second.address, 9))
+        with first.entered():
+            client = UdpSocket(large, peer=(second.address, 9), gso=True)
+        with server, client:
+            payloads = [bytes([i]) * 3000 for i in range(5)] + [bytes([i]) * 100 for i in range(9)]
+            assert 14 == client.drain(burst_of(large, payloads))
+            assert payloads == all_of(server, 14)
+            assert (14, 0) == (client.sent().packets, client.sent().refused)
+            payloads = [b"x" * 60000, *([b"y" * 65508] * 2), b"z"]
+            assert 2 == client.drain(burst_of(large, payloads))
+            assert [payloads[0], payloads[3]] == all_of(server, 2)
+            assert 2 == client.sent().refused
 
 
 def test_nobody_listens(pool: shmpool.Pool, udp: Open) -> None:

@@ -5,7 +5,8 @@ A source fills bursts of buffers, a sink drains them: one native call for up to 
 Python for each. Nothing here is imported by `import shmpool`.
 """
 
-from .capture import CaptureError, CaptureSource, Interface, Packet, packets
+from .capture import CaptureSource, Interface, Packet, packets
+from .content import CaptureError
 from .ends import Received, Sent, Sink, Source
 from .interface import PacketSink, PacketSource
 from .marks import (

@@ -2,7 +2,8 @@
  *
  * capture.c - shmpool._hot.Scan: packets of a capture file, as bursts or as tuples.
  *
- * The file's bytes come from a Python callable, in chunks, into a window of this object's own. So
+ * The file's bytes come from a Python callable, in chunks, into a window of this object's own; it
+ * is asked for those from an offset on, so that what an exception kept from here it gives again. So
  * files, pipes and decompressed streams are read in the same way, and a file that another process
  * truncates is one that ends early: with a mapping it would be SIGBUS. The copy costs a tenth of
  * reading a packet of 60 bytes.
@@ -127,7 +128,8 @@ static int read_more(struct scan_object *self)
 {
 	struct scan *s = &self->s;
 	const size_t kept = (size_t)(s->end - s->at);
-	PyObject *bytes = PyObject_CallFunction(self->read, "I", CHUNK);
+	PyObject *bytes =
+		PyObject_CallFunction(self->read, "KI", (unsigned long long)self->size, CHUNK);
 	if (!bytes)
 		return -1;
 	if (bytes == Py_None) {

@@ -47,14 +47,32 @@ class _End(ABC):
         self.close()
 
 
+def filled(burst: Burst | None) -> Burst | None:
+    """Returns the burst if it has packets: an exception (Ctrl-C) has ended the call that received
+    them, after that and before it returned. The next call returns them."""
+    try:
+        return burst if burst is not None and len(burst) else None
+    except errors.BufferReleased:
+        return None
+
+
+def raise_unless_filled(source: "Source", got: int, timeout: float | None) -> None:
+    if got < 0:
+        raise errors.ShutDown(f"{source}: no more packets")
+    if not got:
+        raise errors.Empty(f"{source}: no packet in {timeout} s")
+
+
 class Source(_End):
     """Packets, in bursts of up to 256 that the caller owns.
 
     One thread at a time takes from a source; any thread may close it. It belongs to the process
-    that opened it: a forked child opens one of its own.
+    that opened it: a forked child opens one of its own. An exception that ends a call (of a signal
+    handler, Ctrl-C) loses no packet: the next call returns those that it had received.
     """
 
     pool: Pool
+    _burst: Burst | None = None  # of a call that has not returned it
 
     @abstractmethod
     def _fill(self, burst: Burst, timeout: float | None) -> int:
@@ -78,13 +96,14 @@ class Source(_End):
         """
         if n < 1:
             raise errors.InvalidArgument(f"n is {n}; it must be at least 1")
-        burst = Burst(self.pool, min(n, MOST))
-        got = self._fill(burst, timeout)
-        if got > 0:
-            return burst
-        if got < 0:
-            raise errors.ShutDown(f"{self}: no more packets")
-        raise errors.Empty(f"{self}: no packet in {timeout} s")
+        burst = filled(self._burst)
+        if burst is None:
+            self._burst = burst = Burst(self.pool, min(n, MOST))
+            raise_unless_filled(self, self._fill(burst, timeout), timeout)
+        elif len(burst) > n:
+            return burst[:n]
+        self._burst = None
+        return burst
 
     def bursts(self, n: int = MOST, timeout: float | None = None) -> Iterator[Burst]:
         """Yields bursts until the file ends, the source is closed, or there was no packet for

@@ -4,11 +4,16 @@
 import ctypes
 import ctypes.util
 import socket
+import struct
+from collections.abc import Iterator
+from functools import cache
 
 from .. import errors
 
 SO_ATTACH_FILTER = 26
 NETMASK_UNKNOWN = 0xFFFFFFFF
+PACKET_TYPE = 0xFFFFF004  # where a program finds it: SKF_AD_OFF + SKF_AD_PKTTYPE
+SNAPLEN = 262144
 
 
 class _Instruction(ctypes.Structure):
@@ -24,11 +29,17 @@ class _Program(ctypes.Structure):
     _fields_ = (("n", ctypes.c_uint), ("instructions", ctypes.POINTER(_Instruction)))
 
 
+def _names() -> Iterator[str]:
+    yield from ("libpcap.so.0.8", "libpcap.so.1")
+    if found := ctypes.util.find_library("pcap"):  # runs programs: only if it must
+        yield found
+
+
+@cache
 def _libpcap() -> ctypes.CDLL:
-    for name in ("libpcap.so.0.8", "libpcap.so.1", ctypes.util.find_library("pcap")):
+    for name in _names():
         try:
-            if name:
-                return ctypes.CDLL(name)
+            return ctypes.CDLL(name)
         except OSError:
             continue
     raise errors.InvalidArgument(
@@ -36,7 +47,7 @@ def _libpcap() -> ctypes.CDLL:
     )
 
 
-def compiled(text: str, link: int = 1, snaplen: int = 262144) -> bytes:
+def compiled(text: str, link: int = 1, snaplen: int = SNAPLEN) -> bytes:
     """Returns the instructions of a filter for packets of that link type, 8 bytes each.
 
     >>> len(compiled("udp port 53")) % 8
@@ -72,6 +83,18 @@ def compiled(text: str, link: int = 1, snaplen: int = 262144) -> bytes:
             pcap.pcap_freecode(ctypes.byref(program))
     finally:
         pcap.pcap_close(handle)
+
+
+def incoming(instructions: bytes | None) -> bytes:
+    """Returns a filter that refuses what this machine sends, and then is the other one."""
+    return b"".join(
+        (
+            struct.pack("=HBBI", 0x20, 0, 0, PACKET_TYPE),  # load it
+            struct.pack("=HBBI", 0x15, 0, 1, socket.PACKET_OUTGOING),  # unless equal, skip one
+            struct.pack("=HBBI", 0x06, 0, 0, 0),  # return no byte of it
+            instructions or struct.pack("=HBBI", 0x06, 0, 0, SNAPLEN),
+        )
+    )
 
 
 def attach(sock: socket.socket, instructions: bytes) -> None:

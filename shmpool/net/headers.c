@@ -84,17 +84,18 @@ PyObject *headers_checksums(PyObject *Py_UNUSED(module), PyObject *args)
 	struct parse_record record[2];
 	PyObject *out;
 	Py_buffer states;
-	int inner;
-	if (!PyArg_ParseTuple(args, "O!IKpO", hot_burst_type, &p.burst, &p.link, &p.at, &inner,
-			      &out) ||
+	int inner, ip, transport;
+	if (!PyArg_ParseTuple(args, "O!IKpppO", hot_burst_type, &p.burst, &p.link, &p.at, &inner,
+			      &ip, &transport, &out) ||
 	    burst_array(p.burst, out, PyBUF_WRITABLE, 0, 2, &states))
 		return NULL;
 	uint8_t *state = states.buf;
 	pass_begin(&p);
 	while (pass_next(&p)) {
 		const struct parse_record *r = pass_parse(&p, inner, record);
-		state[2 * p.i] = checksum_of_ip(p.data, p.length, r);
-		state[2 * p.i + 1] = checksum_of_transport(p.data, p.length, r);
+		state[2 * p.i] = ip ? checksum_of_ip(p.data, p.length, r) : CHECKSUM_NONE;
+		state[2 * p.i + 1] =
+			transport ? checksum_of_transport(p.data, p.length, r) : CHECKSUM_NONE;
 	}
 	PyBuffer_Release(&states);
 	return PyLong_FromLong(p.error);
@@ -104,21 +105,29 @@ PyObject *headers_set_checksums(PyObject *Py_UNUSED(module), PyObject *args)
 {
 	struct pass p;
 	struct parse_record record[2];
-	PyObject *out;
-	Py_buffer done;
+	PyObject *out, *where;
+	Py_buffer done, mask = { 0 };
 	int inner, ip, transport;
-	if (!PyArg_ParseTuple(args, "O!IKpppO", hot_burst_type, &p.burst, &p.link, &p.at, &inner,
-			      &ip, &transport, &out) ||
+	if (!PyArg_ParseTuple(args, "O!IKpppOO", hot_burst_type, &p.burst, &p.link, &p.at, &inner,
+			      &ip, &transport, &where, &out) ||
 	    burst_array(p.burst, out, PyBUF_WRITABLE, 0, 2, &done))
 		return NULL;
+	if (where != Py_None && burst_array(p.burst, where, PyBUF_SIMPLE, 0, 1, &mask)) {
+		PyBuffer_Release(&done);
+		return NULL;
+	}
+	const bool *selected = mask.buf;
 	bool *was_set = done.buf;
 	pass_begin(&p);
 	while (pass_next(&p)) {
+		if (selected && !selected[p.i])
+			continue;
 		const struct parse_record *r = pass_parse(&p, inner, record);
 		was_set[2 * p.i] = ip && checksum_set_ip(p.data, p.length, r);
 		was_set[2 * p.i + 1] = transport && checksum_set_transport(p.data, p.length, r);
 	}
 	PyBuffer_Release(&done);
+	PyBuffer_Release(&mask);
 	return PyLong_FromLong(p.error);
 }
 

@@ -16,12 +16,14 @@
  * each packet, and one for the packet in its tunnel unless inner is None. */
 PyObject *headers_read(PyObject *module, PyObject *args);
 
-/* burst_checksums(burst, link, at, inner, out): 0 or a code. Writes two states for each packet: of
- * the IP header, and of the transport. With inner true, those of the packet in a tunnel. */
+/* burst_checksums(burst, link, at, inner, ip, transport, out): 0 or a code. Writes two states for
+ * each packet: of the IP header, and of the transport; CHECKSUM_NONE where ip or transport is
+ * false. With inner true, those of the packet in a tunnel. */
 PyObject *headers_checksums(PyObject *module, PyObject *args);
 
-/* burst_set_checksums(burst, link, at, inner, ip, transport, out): 0 or a code. Sets them where ip
- * and transport are true. Writes two bools for each packet: whether each one was set. */
+/* burst_set_checksums(burst, link, at, inner, ip, transport, where, out): 0 or a code. Sets them
+ * where ip and transport are true, of all packets or of those that the mask where selects. Writes
+ * two bools for each packet: whether each one was set. */
 PyObject *headers_set_checksums(PyObject *module, PyObject *args);
 
 /* burst_forward(burst, link, at, out): 0 or a code. Makes each TTL one less. Writes a bool for each

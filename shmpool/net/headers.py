@@ -25,11 +25,11 @@ from .._hot import (
     toeplitz_table,
 )
 from ..codes import fail
-from ..columns import offset_of
+from ..columns import boolean_mask, offset_of
 from ..options import integer
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from ..packets import PacketColumns
 
@@ -249,20 +249,30 @@ class Checksums(NamedTuple):
     transport: NDArray[np.uint8]
 
 
-def checksums(burst: PacketColumns, link: int, at: int, inner: bool) -> Checksums:
+def checksums(
+    burst: PacketColumns, ip: bool, transport: bool, link: int, at: int, inner: bool
+) -> Checksums:
     """Verifies the checksums of every packet. See Burst.checksums."""
     states = np.empty((len(burst), 2), np.uint8)
-    _check(burst_checksums(burst, _link_of(link), offset_of(at, "at"), inner, states), link)
+    code = burst_checksums(burst, _link_of(link), offset_of(at, "at"), inner, ip, transport, states)
+    _check(code, link)
     return Checksums(states[:, 0], states[:, 1])
 
 
 def set_checksums(
-    burst: PacketColumns, ip: bool, transport: bool, link: int, at: int, inner: bool
+    burst: PacketColumns,
+    ip: bool,
+    transport: bool,
+    link: int,
+    at: int,
+    inner: bool,
+    where: ArrayLike | None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Writes the checksums of every packet. See Burst.set_checksums."""
     done = np.zeros((len(burst), 2), np.bool_)
+    mask = None if where is None else _mask_of(where, len(burst))
     code = burst_set_checksums(
-        burst, _link_of(link), offset_of(at, "at"), inner, ip, transport, done.view("u1")
+        burst, _link_of(link), offset_of(at, "at"), inner, ip, transport, mask, done.view("u1")
     )
     _check(code, link)
     return done[:, 0], done[:, 1]
@@ -273,6 +283,15 @@ def decrement_ttl(burst: PacketColumns, link: int, at: int) -> NDArray[np.bool_]
     alive = np.zeros(len(burst), np.bool_)
     _check(burst_forward(burst, _link_of(link), offset_of(at, "at"), alive.view("u1")), link)
     return alive
+
+
+def _mask_of(where: ArrayLike, n: int) -> NDArray[np.uint8]:
+    mask = np.ascontiguousarray(boolean_mask(where, n))
+    if mask.shape != (n,):
+        raise errors.InvalidArgument(
+            f"where has the shape {mask.shape}; it must have a bool for each of {n} packets"
+        )
+    return mask.view("u1")
 
 
 def _link_of(link: int) -> int:

@@ -2,6 +2,7 @@
 """Every packet of a network interface: PacketSource and PacketSink (AF_PACKET)."""
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -41,6 +42,17 @@ def _socket() -> socket.socket:
         raise errors.AccessDenied(
             "packets of an interface need root or the capability CAP_NET_RAW"
         ) from None
+
+
+def _ignores_outgoing(sock: socket.socket) -> bool:
+    """Asks the kernel to leave out what this machine sends. False before Linux 4.20."""
+    try:
+        sock.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 1)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return False
+    return True
 
 
 class PacketSource(Source):
@@ -107,8 +119,8 @@ class PacketSource(Source):
                 raise errors.OutOfSharedMemory(
                     f"ring is {ring} bytes; the kernel refuses it: {os.strerror(error.errno or 0)}"
                 ) from None
-            if not outgoing:
-                sock.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 1)
+            if not outgoing and not _ignores_outgoing(sock):
+                instructions = filters.incoming(instructions)
             if instructions is not None:
                 filters.attach(sock, instructions)
             if promiscuous:

@@ -4,8 +4,9 @@
  * with read(2), straight into buffers.
  *
  * Buffers are taken when there is something to read, twice as many as the last call needed, and
- * what is left is freed. With RECEIVER_GRO the kernel hands several datagrams of one sender over as
- * one; these are received into memory of this object and then copied apart.
+ * what is left is freed. What a device has of a packet beyond its buffer is read into memory of
+ * this object, so that it is counted. With RECEIVER_GRO the kernel hands several datagrams of one
+ * sender over as one; these are received into memory of this object and then copied apart.
  */
 #include "net.h"
 
@@ -21,6 +22,7 @@
 #define LEAST 8u          /* buffers taken for a call */
 #define STAGES 16u        /* datagrams received at once with RECEIVER_GRO */
 #define STAGE (64u << 10) /* bytes of each */
+#define BEYOND (1u << 17) /* bytes of a device's packet behind its buffer: more than any has */
 
 enum { RECEIVER_FILE = 1, RECEIVER_GRO = 2 }; /* flags */
 
@@ -33,7 +35,8 @@ struct receiver_object {
 	bool more;      /* the last call did not find the end: do not poll first */
 	struct net_counts counts;
 	uint64_t dropped;
-	char *stage;                 /* STAGES * STAGE bytes, NULL without RECEIVER_GRO */
+	char *stage;  /* STAGES * STAGE bytes, NULL without RECEIVER_GRO */
+	char *beyond; /* BEYOND bytes that nobody reads, NULL without RECEIVER_FILE */
 	uint32_t staged, at, offset; /* messages there; the next one, and the next byte of it */
 	struct mmsghdr message[NET_MOST];
 	struct iovec part[NET_MOST];
@@ -52,22 +55,26 @@ static int receiver_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(n
 	int fd;
 	int flags;
 	uint32_t room;
-	char *stage = NULL;
+	char *stage = NULL, *beyond = NULL;
 	if (!PyArg_ParseTuple(args, "OiiI", &pool, &fd, &flags, &room))
 		return -1;
-	if (flags & RECEIVER_GRO && !(stage = PyMem_Malloc(STAGES * STAGE))) {
+	if ((flags & RECEIVER_GRO && !(stage = PyMem_Malloc(STAGES * STAGE))) ||
+	    (flags & RECEIVER_FILE && !(beyond = PyMem_Malloc(BEYOND)))) {
 		PyErr_NoMemory();
-		return -1;
+		goto undo;
 	}
-	if (net_port_open(&self->port, pool, fd)) {
-		PyMem_Free(stage);
-		return -1;
-	}
+	if (net_port_open(&self->port, pool, fd))
+		goto undo;
 	self->flags = flags;
 	self->room = room;
 	self->guess = LEAST;
 	self->stage = stage;
+	self->beyond = beyond;
 	return 0;
+undo:
+	PyMem_Free(stage);
+	PyMem_Free(beyond);
+	return -1;
 }
 
 static uint64_t ask_dropped(struct receiver_object *self)
@@ -94,6 +101,7 @@ static void receiver_dealloc(PyObject *object)
 	net_port_close(&self->port);
 	Py_XDECREF(self->port.pool);
 	PyMem_Free(self->stage);
+	PyMem_Free(self->beyond);
 	type->tp_free(object);
 	Py_DECREF(type);
 }
@@ -152,8 +160,8 @@ static int receive(struct receiver_object *self, uint32_t n)
 	PyThreadState *state = PyEval_SaveThread();
 	if (self->flags & RECEIVER_FILE) {
 		for (; got < (int)n; got++) {
-			const ssize_t size = read(self->port.fd, self->part[got].iov_base,
-						  self->part[got].iov_len);
+			const struct iovec parts[] = { self->part[got], { self->beyond, BEYOND } };
+			const ssize_t size = readv(self->port.fd, parts, 2);
 			error = size < 0 ? errno : 0;
 			if (size < 0)
 				break;

@@ -45,6 +45,7 @@ struct sending {
 	struct lookup c;
 	uint64_t *handle;
 	uint32_t n, at;      /* packets, and those that are done */
+	uint32_t alone;      /* those before this one are not put together any more */
 	uint32_t refused;    /* of those */
 	const char *address; /* of each, ADDRESS bytes; NULL: where the socket is connected to */
 };
@@ -118,8 +119,9 @@ static uint32_t prepare(struct sender_object *self, const struct sending *s)
 		struct msghdr *last = n ? &self->message[n - 1].msg_hdr : NULL;
 		if (!added)
 			break;
-		if (self->flags & SENDER_SEGMENTS && last && whole && bytes && bytes <= segment &&
-		    self->span[n - 1] < SEGMENTS_MAX && total + bytes <= SEGMENTS_BYTES &&
+		if (self->flags & SENDER_SEGMENTS && last && i > s->alone && whole && bytes &&
+		    bytes <= segment && self->span[n - 1] < SEGMENTS_MAX &&
+		    total + bytes <= SEGMENTS_BYTES &&
 		    (!to || !memcmp(to, last->msg_name, ADDRESS))) {
 			last->msg_iovlen += added;
 			self->span[n - 1]++;
@@ -184,6 +186,13 @@ static bool of_one(int error)
 	       error == -EPERM || error == -EACCES;
 }
 
+/* True for an error of datagrams that the kernel cannot divide again, though it may take each by
+ * itself: one is longer than the MTU, or the interface computes no checksums. */
+static bool not_together(int error)
+{
+	return error == -EMSGSIZE || error == -EINVAL || error == -EIO;
+}
+
 /* Sends packets until all are done. 0; -ENOBUFS when the time is up; -ESHUTDOWN; HOT_RAISED; or
  * another code, of a system call if *error is set. */
 static int64_t send_all(struct sender_object *self, struct sending *s, int64_t deadline, int *error)
@@ -222,6 +231,8 @@ static int64_t send_all(struct sender_object *self, struct sending *s, int64_t d
 				return -ENOBUFS;
 		} else if (of_one(sent) && !refused++) {
 			continue; /* perhaps an earlier datagram's: then this one was not tried */
+		} else if (n && self->span[0] > 1 && not_together(sent)) {
+			s->alone = s->at + self->span[0];
 		} else if (sent == -EMSGSIZE || sent == -EINVAL || of_one(sent) ||
 			   (sent == -EIO && !(self->flags & SENDER_FILE))) {
 			self->span[0] = n ? self->span[0] : 1;

@@ -10,7 +10,7 @@ from .. import errors
 from .._hot import Receiver, Sender
 from ..burst import Burst
 from ..pool import Pool
-from .ends import MOST, TwoWay
+from .ends import MOST, TwoWay, filled, raise_unless_filled
 from .interface import raise_unless_sent
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class UdpSocket(TwoWay):
             self.address: Address = sock.getsockname()[:2]
             self.family = sock.family
             self._connected = far is not None
+            # Of a call of get_many_from() that has not returned them.
+            self._addressed: tuple[Burst | None, Any] = (None, None)
             # Each duplicates it.
             self._sender = Sender(pool, sock.fileno(), SEGMENTS if gso else 0)
             self._receiver = Receiver(pool, sock.fileno(), GRO if gro else 0, size)
@@ -177,14 +179,19 @@ class UdpSocket(TwoWay):
 
         if n < 1:
             raise errors.InvalidArgument(f"n is {n}; it must be at least 1")
-        n = min(n, MOST)
-        burst, addresses = Burst(self.pool, n), np.zeros(n, _dtype())
-        got = self._receiver.fill(burst, timeout, addresses.view(np.uint8))
-        if got > 0:
-            return burst, addresses[:got]
-        if got < 0:
-            raise errors.ShutDown(f"{self}: no more packets")
-        raise errors.Empty(f"{self}: no packet in {timeout} s")
+        burst, addresses = self._addressed
+        if filled(burst) is None or burst is None:
+            addresses = np.zeros(min(n, MOST), _dtype())
+            octets = addresses.view(np.uint8)
+            burst = Burst(self.pool, len(addresses))
+            self._addressed = burst, addresses
+            raise_unless_filled(self, self._receiver.fill(burst, timeout, octets), timeout)
+        elif len(burst) > n:
+            self._addressed, found = (burst, addresses[n:]), (burst[:n], addresses[:n])
+            return found
+        found = burst, addresses[: len(burst)]
+        self._addressed = None, None
+        return found
 
     def drain(
         self, burst: Burst, timeout: float | None = None, to: "NDArray[Any] | None" = None
