@@ -75,6 +75,7 @@ def options_table(kind: Any) -> Iterator[str]:
             allowed = option.allowed() or spelled(types[name]).removesuffix(" or nil")
             given = option.default
             shown = default(field) or (f"`{given}`" if isinstance(given, int) else given or "")
+        name = config.as_written(name)
         yield f"| `{name}` | {option.about} | {allowed} | {option.unit} | {shown} |"
 
 
@@ -169,6 +170,7 @@ def config_text() -> str:
         ("[pools.NAME]", config.PoolConfig),
         ("[pools.NAME.queue.NAME]", QueueOptions),
         ("[pools.NAME.topic.NAME]", TopicOptions),
+        ("[[link]]", config.LinkOptions),
     ):
         lines += ["", f"## {title}", "", *options_table(kind)]
     lines += [
