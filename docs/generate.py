@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import click
 
+from shmpool.bridge.nats_options import NatsOptions
 from shmpool.cli.main import MODULES, shmpool
 from shmpool.net import headers
 from shmpool.options import Option, QueueOptions, TopicOptions, options_of
@@ -171,6 +172,7 @@ def config_text() -> str:
         ("[pools.NAME.queue.NAME]", QueueOptions),
         ("[pools.NAME.topic.NAME]", TopicOptions),
         ("[[link]]", config.LinkOptions),
+        ("[link.nats]", NatsOptions),
     ):
         lines += ["", f"## {title}", "", *options_table(kind)]
     lines += [

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from .. import errors
 from ..names import is_name, printable
 from ..options import Option, Refusal, options_of, out_of_range
+from .nats_options import STREAM, NatsOptions, nats_refusals
 
 ENGINES = {"zmq": "bridge.zeromq", "nats": "bridge.nats"}  # by scheme: the module below shmpool
 LINKS_MAX = 64
@@ -96,6 +97,7 @@ class LinkOptions:
         "A competing receiver that is away for this long loses its bursts to the others.",
         "seconds", 0.1, 1e6)] = 10.0
     # fmt: on
+    nats: NatsOptions = field(default_factory=NatsOptions)
 
     @property
     def shown(self) -> str:
@@ -190,6 +192,7 @@ def link_refusals(link: LinkOptions) -> Iterator[tuple[str, str]]:
             yield name, "each must be a public key: 40 characters of Z85"
     if not faults:
         yield from _wrong_ends(link)
+        yield from _wrong_nats(link)
 
 
 def _fault(text: str) -> str:
@@ -224,6 +227,20 @@ def _wrong_ends(link: LinkOptions) -> Iterator[tuple[str, str]]:
         yield "peer_key", "it is missing: key_file encrypts only with the receiver's public key"
     elif link.key_file is not None and isinstance(source, Remote) and not link.allow_keys:
         yield "allow_keys", "it is missing: an encrypted link names the senders that may connect"
+
+
+def _wrong_nats(link: LinkOptions) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with [link.nats]."""
+    over = [one for one in link.remotes if one.scheme == "nats"]
+    if not over:
+        if link.nats != NatsOptions():
+            yield "nats", "it is only for links over nats://"
+        return
+    if not STREAM.fullmatch(over[0].path):
+        end = "to" if isinstance(link.source, Local) else "from_"
+        yield end, "it must end in a stream's name: up to 64 letters, digits, - and _"
+    for option, demand in nats_refusals(link.nats, link.receivers == "all" and not link.sends):
+        yield f"nats.{option}", demand
 
 
 def common_refusals(links: list[LinkOptions]) -> Iterator[tuple[int, str, str]]:

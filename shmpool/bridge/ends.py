@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from .. import errors
+from .._hot import packed_longest
 from ..burst import Burst
 from ..pool import Pool
 from ..queue import AlfQueue
@@ -77,6 +78,10 @@ class Source(ABC):
     def take(self, most: int) -> Batch | None:
         """Takes up to so many packets that are there now. ShutDown after the last one."""
 
+    @abstractmethod
+    async def atake(self, most: int) -> Batch:
+        """take(), in an event loop: awaits the first packet."""
+
     @property
     @abstractmethod
     def waiting(self) -> int:
@@ -114,6 +119,10 @@ class QueueSource(Source):
             return None
         return Batch(burst, len(burst))
 
+    async def atake(self, most: int) -> Batch:
+        burst = await self._queue.aget_many(most)
+        return Batch(burst, len(burst))
+
     @property
     def waiting(self) -> int:
         return len(self._queue)
@@ -138,6 +147,10 @@ class TopicSource(Source):
             return None
         return Batch(samples, len(samples))
 
+    async def atake(self, most: int) -> Batch:
+        samples = await self._subscriber.aget_many(most)
+        return Batch(samples, len(samples))
+
     @property
     def waiting(self) -> int:
         return self._subscriber.lag
@@ -153,6 +166,14 @@ def source_of(pool: Pool, name: str) -> Source:
     """Returns the queue or topic of that name. QueueNotFound, Refused."""
     found = _find(pool, name)
     return QueueSource(found) if isinstance(found, AlfQueue) else TopicSource(found)
+
+
+@dataclass
+class Progress:
+    """How many packets of a message have been put, and where in its data the next one begins."""
+
+    packets: int = 0
+    at: int = 0
 
 
 class Target:
@@ -202,6 +223,32 @@ class Target:
             first += len(burst)
             self._free -= len(burst)
             self._put(burst, stop)
+        return n
+
+    async def aplace(self, table: memoryview, data: memoryview, again: bool, done: Progress) -> int:
+        """place(), in an event loop, from where done says. A call that is cancelled has put what
+        done says then.
+
+        Raises what place() raises, but not Ending.
+        """
+        n, most = checked(table, data), self._most
+        while done.packets < n:
+            try:
+                burst, at = unpack(self._pool, table, data, done.packets, done.at, most, again, 0)
+            except errors.PoolExhausted:
+                if most > 1:  # fewer may be free
+                    most //= 2
+                else:
+                    size, _ = packed_longest(table, done.packets, 1)
+                    (await self._pool.aalloc(size)).free()
+                continue
+            put = len(burst)
+            with burst:
+                if isinstance(self._to, AlfQueue):
+                    await self._to.aput_many(burst)
+                else:
+                    await self._to.apublish(burst)
+            done.packets, done.at = done.packets + put, at
         return n
 
     def _put(self, burst: Burst, stop: Stop) -> None:

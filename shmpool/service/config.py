@@ -325,7 +325,7 @@ def _check(config: Tables, trouble: _Trouble) -> None:
 def _check_links(links: list[LinkOptions], trouble: _Trouble) -> None:
     faults = [(i, *why) for i, link in enumerate(links) for why in link_refusals(link)]
     for i, option, why in faults or common_refusals(links):
-        trouble.add(("link", str(i), as_written(option)), why)
+        trouble.add(("link", str(i), *as_written(option).split(".")), why)
 
 
 def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Trouble) -> None:
