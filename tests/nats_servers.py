@@ -2,9 +2,7 @@
 """Real servers of NATS for tests: one, or a cluster, whose processes a test may kill."""
 
 import contextlib
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -136,14 +134,3 @@ def cluster(folder: Path, n: int = 3) -> Iterator[list[Server]]:
         finally:
             for server in servers:
                 server.kill()
-
-
-def suspended(server: Server, stop: bool) -> None:
-    """Suspends a server's process, or lets it go on."""
-    server.signal(signal.SIGSTOP if stop else signal.SIGCONT)
-
-
-def memory(pid: int) -> int:
-    """Bytes of a process that are in memory."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -22,6 +22,7 @@ import time
 from abc import abstractmethod
 from random import uniform
 
+import uvloop
 from nats.aio.client import Client
 
 from ..pool import Pool
@@ -44,10 +45,20 @@ class _NatsLink(Link):
     async def serve(self, client: Client, ending: asyncio.Event) -> None:
         """Moves packets over one connection."""
 
+    def run_loop(self) -> None:
+        """Runs run() in an event loop of the calling thread."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self.run())
+
     async def run(self) -> None:
         """Connects again after each end of a connection, until the link ends."""
         loop, ending = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self.stop.fileno(), ending.set)
+
+        def end() -> None:
+            loop.remove_reader(self.stop.fileno())  # it stays readable
+            ending.set()
+
+        loop.add_reader(self.stop.fileno(), end)
         place, pause = Place(self.options), PAUSE_S[0]
         try:
             while True:
@@ -81,7 +92,7 @@ class Sender(_NatsLink):
         source = source_of(pool, self.options.local.name)
         self._sending = Sending(Place(self.options), source, self)
         try:
-            asyncio.run(self.run())
+            self.run_loop()
         finally:
             self._sending.give_back()
             source.close()
@@ -103,7 +114,7 @@ class Receiver(_NatsLink):
             ledger = Ledger(pool, address, self.stop)
             try:
                 self._receiving = Receiving(place, target, ledger, self)
-                asyncio.run(self.run())
+                self.run_loop()
             finally:
                 ledger.close()
         finally:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 
 from .. import errors
 from .ends import Progress, Target
@@ -33,8 +34,10 @@ from .nats_sending import BODY, VERSION
 from .nats_stream import (
     NS,
     Place,
+    began_again,
     first_of,
     jetstream,
+    left_behind,
     prepare_consumer,
     prepare_stream,
     until_lost,
@@ -49,6 +52,7 @@ KNOWN = 1 << 16  # bursts that this process knows it has put
 EXPIRES_S = 30.0  # for which a server keeps a request
 HEARTBEAT_S = 2.0  # between two signs of life of a request
 SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
+CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
 RETRY_S = 30.0  # before a server delivers again what the pool can never hold
 _PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
 ENDED = ("404", "408")  # statuses of a request that has ended
@@ -74,9 +78,14 @@ class Receiving:
         """Receives over this connection. Raises Ending at the end, or one of TROUBLE."""
         jet = jetstream(client, self._place)
         info = await prepare_stream(jet, self._place)
-        wait = await prepare_consumer(jet, self._place)
+        consumer = await prepare_consumer(jet, self._place)
         name = f"{self._place.stream} {info.created}"  # another stream of that name begins at 1
         self._stream = hashlib.sha256(name.encode()).digest()[:SENDER]
+        if began_again(info, consumer):
+            self._ledger.note(self._stream, 0)
+            await jet.delete_consumer(self._place.stream, self._place.consumer)
+            consumer = await prepare_consumer(jet, self._place)
+        wait = consumer.config.ack_wait or self._place.nats.ack_wait_s
         self._held.clear()
         self._asked, self._ended = 0, None
         inbox = client.new_inbox()
@@ -87,6 +96,7 @@ class Receiving:
                 self._ask(client, inbox),
                 self._place_all(),
                 self._keep(wait / 3),
+                self._check(jet),
                 ending.wait(),  # type: ignore[arg-type]
                 until_lost(client),
             )
@@ -156,6 +166,21 @@ class Receiving:
                 for msg in list(self._held):
                     await msg.in_progress()
 
+    async def _check(self, jet: JetStreamContext) -> None:
+        """Makes another consumer if messages that it takes for done stay in the stream."""
+        before = 0
+        while True:
+            await asyncio.sleep(CHECK_S)
+            consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
+            stream = await jet.stream_info(self._place.stream)
+            first = left_behind(stream, consumer)
+            if first and first == before:
+                if began_again(stream, consumer):
+                    self._ledger.note(self._stream, 0)
+                await jet.delete_consumer(self._place.stream, self._place.consumer)
+                raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
+            before = first
+
     async def _place_all(self) -> None:
         """Puts what has arrived into the queue, and acknowledges it."""
         while True:
@@ -180,7 +205,7 @@ class Receiving:
         """Puts a burst into the queue, unless this process has. Cancelled, it goes on where it was
         when the burst comes again."""
         headers, at = msg.headers or {}, msg.metadata
-        key = headers.get("Nats-Msg-Id") or f"stream {at.sequence.stream}"
+        key = headers.get("Nats-Msg-Id") or f"{at.sequence.stream} at {at.timestamp}"
         if key in self._known:
             self._figures.doubled += 1
             return

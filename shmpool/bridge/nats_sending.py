@@ -84,7 +84,7 @@ class Sending:
         beside = self._again(client, inbox), until_lost(client)
         await first_of(self._send(client, inbox), _set(ending), *beside)
         beside = self._again(client, inbox), until_lost(client)
-        await first_of(self._all_acked(), asyncio.sleep(DRAIN_S), *beside)
+        await first_of(self._all_acked(), _over(ending), *beside)
         if not ending.is_set():
             raise errors.ShutDown(f"{self._place.link.from_} was shut down")
         raise Ending
@@ -208,6 +208,12 @@ class Sending:
 
 async def _set(event: asyncio.Event) -> None:
     await event.wait()
+
+
+async def _over(ending: asyncio.Event) -> None:
+    """Returns DRAIN_S after the link was asked to end."""
+    await ending.wait()
+    await asyncio.sleep(DRAIN_S)
 
 
 def _body(batch: Batch, table: bytes, data: bytes) -> bytes:

@@ -267,9 +267,8 @@ def covers(pattern: str, subject: str) -> bool:
     return len(words) == len(given)
 
 
-async def prepare_consumer(jet: JetStreamContext, place: Place) -> float:
-    """Creates the consumer unless it exists. Returns for how many seconds it waits for an
-    acknowledgement. Raises Refused, or one of TROUBLE."""
+async def prepare_consumer(jet: JetStreamContext, place: Place) -> api.ConsumerInfo:
+    """Creates the consumer unless it exists. Raises Refused, or one of TROUBLE."""
     try:
         info = await jet.consumer_info(place.stream, place.consumer)
     except nats.js.errors.NotFoundError:
@@ -294,4 +293,22 @@ async def prepare_consumer(jet: JetStreamContext, place: Place) -> float:
             f"consumer {place.consumer!r} of stream {place.stream!r} exists, and "
             f"{'; '.join(found)}. Name another one, or remove it"
         )
-    return float(there.ack_wait or place.nats.ack_wait_s)
+    return info
+
+
+def began_again(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> bool:
+    """Whether a server that was killed has forgotten the stream's numbers, and begun at 1.
+
+    Before 2.11 a server does so if it is killed while it removes the last message of a work queue.
+    The consumer then waits for numbers that are long to come, and messages stay in the stream.
+    """
+    return consumer.delivered is not None and consumer.delivered.stream_seq > stream.state.last_seq
+
+
+def left_behind(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> int:
+    """Returns the number of the first message of a work queue that the consumer takes for done, or
+    0. For an instant a message is both; for longer, only after a server has forgotten something."""
+    state, floor = stream.state, consumer.ack_floor
+    if stream.config.retention != api.RetentionPolicy.WORK_QUEUE or floor is None:
+        return 0
+    return state.first_seq if state.messages > 0 and state.first_seq <= floor.stream_seq else 0
