@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import click
 
+from shmpool.bridge.nats_options import NatsOptions
 from shmpool.cli.main import MODULES, shmpool
 from shmpool.net import headers
 from shmpool.options import Option, QueueOptions, TopicOptions, options_of
@@ -77,6 +78,7 @@ def options_table(kind: Any) -> Iterator[str]:
             allowed = option.allowed() or spelled(types[name]).removesuffix(" or nil")
             given = option.default
             shown = default(field) or (f"`{given}`" if isinstance(given, int) else given or "")
+        name = config.as_written(name)
         yield f"| `{name}` | {option.about} | {allowed} | {option.unit} | {shown} |"
 
 
@@ -171,6 +173,8 @@ def config_text() -> str:
         ("[pools.NAME]", config.PoolConfig),
         ("[pools.NAME.queue.NAME]", QueueOptions),
         ("[pools.NAME.topic.NAME]", TopicOptions),
+        ("[[link]]", config.LinkOptions),
+        ("[link.nats]", NatsOptions),
     ):
         lines += ["", f"## {title}", "", *options_table(kind)]
     lines += [

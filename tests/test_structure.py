@@ -144,15 +144,20 @@ PYTHON_ORDER = re.findall(
     mp.executor mp.__init__ net.ends net.marks net.content net.capture net.recording net.filters
     net.interface net.udp net.tap net.__init__ net.headers
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
-    service.__init__ service.alarms service.history service.watched_pool service.handlers
-    service.scheduling service.config_lines service.config_values service.config
+    service.__init__ service.links service.alarms service.history service.watched_pool
+    service.handlers service.scheduling service.config_lines service.config_values
+    bridge.__init__ bridge.nats_options bridge.config service.config
     service.declared_pools service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http service.daemon
+    bridge.packing bridge.stopping bridge.ends bridge.ledger bridge.link bridge.keys
+    bridge.messages bridge.sockets bridge.zeromq_receive bridge.zeromq_send bridge.zeromq
+    bridge.nats_stream bridge.nats_sending bridge.nats_receiving bridge.nats bridge.process
     cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen
     cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
     cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
-    cli.packaged cli.demo cli.config_example cli.systemd_unit cli.daemon cli.bench daemon __main__
+    cli.packaged cli.demo cli.config_example cli.systemd_unit cli.daemon cli.bridge cli.bench
+    daemon __main__
     """,
 )
 # Imported inside a function: the clients and the headers of packets at first use, and the command

@@ -16,8 +16,8 @@ from ..names import printable_lines
 
 # Each subcommand is the module of its name, with _ in place of -. This is the order of the help.
 MODULES = (
-    "daemon", "ls", "create", "rm", "describe", "stats", "watch", "top", "members", "holders",
-    "audit", "recover", "letters", "trim", "prune", "doctor", "bench", "completion",
+    "daemon", "bridge", "ls", "create", "rm", "describe", "stats", "watch", "top", "members",
+    "holders", "audit", "recover", "letters", "trim", "prune", "doctor", "bench", "completion",
     "demo", "config-example", "systemd-unit",
 )  # fmt: skip
 

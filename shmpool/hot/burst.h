@@ -87,4 +87,9 @@ PyObject *burst_set_column(PyObject *object, PyObject *args);
 PyObject *burst_field(PyObject *object, PyObject *args);
 PyObject *burst_set_field(PyObject *object, PyObject *args);
 
+/* Functions of the module: pack.c. */
+PyObject *burst_pack(PyObject *module, PyObject *args);
+PyObject *burst_unpack(PyObject *module, PyObject *args);
+PyObject *packed_longest(PyObject *module, PyObject *args);
+
 #endif

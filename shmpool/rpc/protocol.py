@@ -29,7 +29,7 @@ from ..messages import Message
 from ..options import PoolOptions, QueueOptions, TopicOptions
 from ..stats import Audit, Holder, Member, Recovery
 from . import wire
-from .records import Description, Pong, PoolStats, PoolSummary, Pruned, Version
+from .records import Description, LinkStats, Pong, PoolStats, PoolSummary, Pruned, Version
 
 PROTOCOL = 1  # the newest that this package speaks, and the oldest
 INTERVAL_MIN = 0.1  # s between two notifications of a watch
@@ -260,6 +260,17 @@ class Watch(Request[float], method="watch"):
     interval: float = 1.0
 
 
+@dataclass(frozen=True)
+class ReportLinks(Request[None], method="report_links", writes=True):
+    """Tells the daemon how the links of a bridge are: of the process `pid`, all of them.
+
+    A bridge does so every second. The daemon shows them with the statistics of their pools.
+    """
+
+    pid: int
+    links: list[LinkStats]
+
+
 AnyRequest = Request[Any]
 
 
@@ -327,6 +338,7 @@ class Calls:
     redrive = Call(Redrive)
     drain = Call(Drain)
     prune = Call(Prune)
+    report_links = Call(ReportLinks)
 
 
 REQUESTS: tuple[type[AnyRequest], ...] = (

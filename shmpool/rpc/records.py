@@ -83,7 +83,9 @@ class Recoveries:
     subscribers: int = 0  # of topics
 
 
-AlarmKind = Literal["low-water", "queue-full", "topic-blocked", "held-long", "stopped"]
+AlarmKind = Literal[
+    "low-water", "queue-full", "topic-blocked", "held-long", "stopped", "link-down", "link-lags"
+]
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,41 @@ class Alarm:
     message: str
 
 
+LinkState = Literal["starting", "up", "down", "ended", "silent"]
+
+
+@dataclass(frozen=True)
+class LinkStats:
+    """A link of a bridge, as the bridge has reported it last. Counters only grow."""
+
+    name: str
+    pid: int  # the bridge's
+    pool: str  # the one here
+    source: str  # as in the configuration
+    target: str
+    sends: bool  # from the pool; false: into it
+    state: LinkState  # "silent": its bridge reports no more
+    since: float  # seconds since 1970: of the state
+    why: str = ""  # it is not up
+    bursts: int = 0  # sent and acknowledged, or put
+    packets: int = 0
+    bytes: int = 0
+    window: int = 0  # bursts that may be unacknowledged
+    unacknowledged: int = 0  # bursts
+    oldest_s: float | None = None  # since the oldest of them was sent
+    lag: int = 0  # packets that wait to be sent or put
+    reconnects: int = 0
+    doubled: int = 0  # bursts that came twice, and were put once
+    redelivered: int = 0  # packets that were perhaps put twice, and are marked
+    returned: int = 0  # packets that the other side had no room for, ever
+    down_s: float = 5.0  # when there is an alarm
+    lag_s: float = 10.0
+
+
 @dataclass(frozen=True)
 class PoolStats:
-    """A pool's statistics. Recoveries and alarms come from the daemon and are empty without one."""
+    """A pool's statistics. Recoveries, alarms and links come from the daemon and are empty without
+    one."""
 
     pool: str
     at: float  # seconds since 1970
@@ -107,3 +141,4 @@ class PoolStats:
     topics: list[TopicStats] = field(default_factory=list)
     recoveries: Recoveries = field(default_factory=Recoveries)
     alarms: list[Alarm] = field(default_factory=list)
+    links: list[LinkStats] = field(default_factory=list)

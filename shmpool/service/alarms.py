@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from ..rpc.records import Alarm, AlarmKind
+from ..rpc.records import Alarm, AlarmKind, LinkStats
 from ..stats import Holder, Stats
 from ..view import QueueStats, TopicStats
+from .links import down, lags
 
 Changes = tuple[list[Alarm], list[Alarm]]  # alarms that are new; alarms that are no longer active
 
@@ -86,6 +87,16 @@ class Alarms:
             if h.oldest_s is not None and h.oldest_s >= policy.held_s
         }
         return self._replaced({"held-long": found})
+
+    def update_links(self, links: Iterable[LinkStats]) -> Changes:
+        """Raises and clears the alarms of links, and returns the changes."""
+        found, wall = list(links), self._wall()
+        return self._replaced(
+            {
+                "link-down": {link.name: why for link in found if (why := down(link, wall))},
+                "link-lags": {link.name: why for link in found if (why := lags(link))},
+            }
+        )
 
     def _replaced(self, found: dict[AlarmKind, dict[str, str]]) -> Changes:
         """Makes the alarms of these kinds those that were found: messages by subject. One that

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from .. import errors
+from ..bridge.config import LinkOptions, common_refusals, link_refusals
 from ..geometry import Geometry, plan
 from ..names import LINE_SHOWN, checked_name, printable
 from ..options import (
@@ -109,6 +110,7 @@ class Tables:
 
     daemon: DaemonOptions = field(default_factory=DaemonOptions)
     pools: dict[str, PoolConfig] = field(default_factory=dict)
+    link: list[LinkOptions] = field(default_factory=list)
 
 
 class Document:
@@ -133,7 +135,10 @@ class Document:
         """Returns the key, with its value if it has one."""
         value: Any = self._data
         for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, list) and key.isdigit() and int(key) < len(value):
+                value = value[int(key)]
+            else:
+                value = value.get(key) if isinstance(value, dict) else None
         shown = f" = {as_toml(value)}" if value is not None and not isinstance(value, dict) else ""
         return f"{'.'.join(path) or 'file'}{shown}"
 
@@ -182,7 +187,7 @@ def parse(text: str, source: str = "config") -> Config:
     _check(tables, trouble)
     if trouble.lines:
         raise trouble.error()
-    return Config(tables.daemon, tables.pools, document)
+    return Config(tables.daemon, tables.pools, tables.link, document)
 
 
 class _Trouble:
@@ -265,18 +270,25 @@ def _read_record(kind: Any, value: Any, path: config_lines.Path, trouble: _Troub
         trouble.add(path, "it must be a table")
         return None
     known, options, found = wire.hints(kind), options_of(kind), {}
-    for key in value.keys() - known.keys():
-        trouble.add((*path, key), f"unknown key; known are {', '.join(sorted(known))}")
+    written = {as_written(name) for name in known}
+    for key in value.keys() - written:
+        trouble.add((*path, key), f"unknown key; known are {', '.join(sorted(written))}")
     for option in fields(kind):
-        name, at = option.name, (*path, option.name)
-        if name not in value:
+        name, key = option.name, as_written(option.name)
+        at = (*path, key)
+        if key not in value:
             if wire.is_required(option):
-                trouble.add(path, f"{name} is missing")
+                trouble.add(path, f"{key} is missing")
         elif name in options and options[name].octal:
-            found[name] = _read_octal(value[name], at, trouble)
+            found[name] = _read_octal(value[key], at, trouble)
         else:
-            found[name] = _read(known[name], value[name], at, trouble)
+            found[name] = _read(known[name], value[key], at, trouble)
     return None if trouble.lines else kind(**found)
+
+
+def as_written(name: str) -> str:
+    """Returns an option's name in the file: `from`, which no field of a record can be called."""
+    return name.removesuffix("_")
 
 
 def _read_octal(value: Any, path: config_lines.Path, trouble: _Trouble) -> int:
@@ -308,6 +320,13 @@ def _check(config: Tables, trouble: _Trouble) -> None:
     room, _ = shared_memory()
     for name, pool in config.pools.items():
         _check_pool(name, pool, room, trouble)
+    _check_links(config.link, trouble)
+
+
+def _check_links(links: list[LinkOptions], trouble: _Trouble) -> None:
+    faults = [(i, *why) for i, link in enumerate(links) for why in link_refusals(link)]
+    for i, option, why in faults or common_refusals(links):
+        trouble.add(("link", str(i), *as_written(option).split(".")), why)
 
 
 def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Trouble) -> None:

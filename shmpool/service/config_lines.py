@@ -24,16 +24,21 @@ _STRING_END = {
 
 def key_lines(text: str) -> dict[Path, int]:
     """The line, from 1, of every table and key of a document that tomllib can read; what stands in
-    an inline table, or is deeper than DEPTH, is left out."""
+    an inline table, or is deeper than DEPTH, is left out. The tables of an array are numbered."""
     found: dict[Path, int] = {}
     table: Path = ()
+    tables: dict[Path, int] = {}  # of an array of tables, so far
     line, counted, at = 1, 0, 0
     while (at := _end(_BLANK, text, at)) < len(text):
         line, counted = line + text.count("\n", counted, at), at
-        header = text[at] == "["
+        header, many = text[at] == "[", text.startswith("[[", at)
         if header:
-            at += 2 if text.startswith("[[", at) else 1
+            at += 2 if many else 1
         path, at = _key(text, at)
+        if many:
+            tables[path] = tables.get(path, -1) + 1
+            found.setdefault(path, line)
+            path = (*path, str(tables[path]))
         if header:
             table, at = path, text.index("]", at) + 1
             at += text.startswith("]", at)

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import Any
 
 from .. import errors
@@ -33,6 +34,7 @@ from ..rpc.protocol import (
     Prune,
     Recover,
     Redrive,
+    ReportLinks,
     RunAudit,
     Trim,
     Watch,
@@ -42,6 +44,7 @@ from ..rpc.records import Description, Pong, PoolSummary, Pruned, Recoveries
 from ..stats import LIMIT_S, recovering, whole
 from ..view import View
 from .alarms import Policy
+from .links import Links
 from .watched_pool import Rank, WatchedPool, stats_of
 
 POOLS_MAX = 256  # that a process may have open (OPENING_POOLS_MAX of native/opening.h)
@@ -62,6 +65,7 @@ class RequestHandler:
         self.watched_max = WATCHED_MAX
         self.names: Callable[[], list[str]] = pool_names  # what there is to list
         self.foreign = self.refused = 0  # files of other users; declared pools that are refused
+        self.links = Links()
 
     # Watching.
 
@@ -123,7 +127,7 @@ class RequestHandler:
             case GetStats(name):
                 watched = self._watched(name)
                 if watched is not None:
-                    return watched.stats()
+                    return replace(watched.stats(), links=self.links.of(name))
                 with View(name) as view:
                     return stats_of(view, time.time(), Recoveries(), [])
             case GetMembers(name):
@@ -146,6 +150,8 @@ class RequestHandler:
                     return pool.queue(queue).drain(n)
             case Prune(age):
                 return Pruned(*survey(age=age))
+            case ReportLinks(pid, links):
+                return self.links.report(pid, links)
             case Watch():
                 raise errors.RequestRefused("watch needs a daemon: it sends notifications")
         raise errors.RequestRefused(f"{request.method} is not answered by this version")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The messages of a ZeroMQ link: what stands in front of a burst, and what goes back.
+
+    sender                           receiver
+    HELLO oldest, newest, turn, path ->                 at each connection
+                                   <- WELCOME last, credit, turn
+    BURST number, packets              ->                 in order, from last + 1 on
+                                   <- ACK last, credit
+                                   <- WHO            it does not know the sender, or misses one
+                                   <- REJECTED number, text      the pool has no room for it, ever
+                                   <- REFUSED text
+
+A sender is one life of one link: a new one gets a new id and begins with number 1. last is the
+number of its last burst that the receiver has put and noted; what is up to it is not put again.
+credit is how many packets may be on their way beyond last. A HELLO comes behind all bursts that
+were sent before it, so what its WELCOME does not count was lost, and is sent again.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from .packing import BadMessage
+
+MAGIC = 0x53484D31  # read in another byte order it is another number
+HELLO, WELCOME, BURST, ACK, WHO, REJECTED, REFUSED, BYE = range(1, 9)
+AGAIN = 1  # flag of a burst: it was sent to this receiver before
+DOUBTFUL = 2  # flag of a burst: another receiver may have it
+_HEAD = struct.Struct("=IBBHI16sQQQ")
+HEAD = _HEAD.size
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The head of a message."""
+
+    kind: int
+    sender: bytes
+    number: int = 0  # of the burst; last; HELLO: the newest that was sent
+    credit: int = 0  # packets; HELLO: number of the oldest that is not acknowledged
+    turn: int = 0  # of a HELLO, and of its WELCOME
+    flags: int = 0
+    packets: int = 0
+
+    def packed(self) -> bytes:
+        """The head as bytes."""
+        return _HEAD.pack(
+            MAGIC, self.kind, self.flags, 0, self.packets, self.sender, self.number, self.credit,
+            self.turn,
+        )  # fmt: skip
+
+
+def message_of(frame: bytes | memoryview) -> Message:
+    """Reads the head of a message. BadMessage."""
+    if len(frame) < HEAD:
+        raise BadMessage(f"a message of {len(frame)} bytes; its head has {HEAD}")
+    magic, kind, flags, _, packets, sender, number, credit, turn = _HEAD.unpack_from(frame)
+    if magic != MAGIC:
+        raise BadMessage(
+            "a message of no bridge of this version, or of a machine of another byte order"
+        )
+    return Message(kind, sender, number, credit, turn, flags, packets)

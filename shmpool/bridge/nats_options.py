@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""[link.nats]: what a link over NATS JetStream needs besides its two ends.
+
+No I/O, and nothing of nats-py.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
+
+from ..options import Option, options_of, out_of_range
+
+Storage = Literal["file", "memory"]
+STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # and of a consumer
+_SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_SERVER = re.compile(r"(nats|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
+CONSUMER = "shmpool"
+
+
+@dataclass(frozen=True)
+class NatsOptions:
+    """[link.nats]"""
+
+    # fmt: off
+    servers: Annotated[list[str], Option(
+        "Other servers of the cluster, such as nats://other:4222.",
+        default="[]")] = field(default_factory=list)
+    subject: Annotated[str | None, Option(
+        "Subject that the stream's messages have.", default="the stream's name")] = None
+    consumer: Annotated[str | None, Option(
+        "Name of the consumer that receivers share, or, with receivers = \"all\", that each has of "
+        "its own.", default=CONSUMER)] = None
+    storage: Annotated[Storage | None, Option(
+        "Where servers keep the stream.", choices=get_args(Storage), default="file")] = None
+    replicas: Annotated[int | None, Option(
+        "Servers of the cluster that keep the stream, so that one may be lost.",
+        "servers", 1, 5, default="1")] = None
+    duplicate_window_s: Annotated[float | None, Option(
+        "How long servers remember what was published, and drop it if it comes again.",
+        "seconds", 0.1, 1e6, default="120")] = None
+    max_bytes: Annotated[int | None, Option(
+        "Bytes that the stream holds; a sender waits while it is full.",
+        "bytes", 1, default="no limit")] = None
+    max_age_s: Annotated[float | None, Option(
+        "Age at which servers drop messages that nobody has received.",
+        "seconds", 1.0, 1e9, default="never")] = None
+    ack_wait_s: Annotated[float, Option(
+        "How long a server waits for a receiver that was killed before another one gets its "
+        "messages.", "seconds", 0.5, 1e6)] = 30.0
+    domain: Annotated[str | None, Option("Domain of JetStream.", default="none")] = None
+    user: Annotated[str | None, Option("User.", default="none")] = None
+    password_file: Annotated[str | None, Option(
+        "File with the user's password.", default="none")] = None
+    token_file: Annotated[str | None, Option("File with a token.", default="none")] = None
+    credentials: Annotated[str | None, Option(
+        "File with a user's JWT and seed. Needs the package nkeys, as nkey_file does.",
+        default="none")] = None
+    nkey_file: Annotated[str | None, Option("File with a seed of a user.", default="none")] = None
+    tls: Annotated[bool, Option("Refuse a server without TLS.")] = False
+    ca: Annotated[str | None, Option(
+        "File with the certificates that sign the servers' ones.", default="the system's")] = None
+    certificate: Annotated[str | None, Option(
+        "File with this client's certificate.", default="none")] = None
+    key: Annotated[str | None, Option(
+        "File with the certificate's key.", default="in the certificate's file")] = None
+    # fmt: on
+
+
+OPTIONS = options_of(NatsOptions)
+
+
+def nats_refusals(nats: NatsOptions, everybody: bool) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with the options of a link: the option, and what is demanded of it.
+
+    everybody: it is a receiver, and each one gets all messages.
+    """
+    for name, option in OPTIONS.items():
+        value = getattr(nats, name)
+        if value is None or not (option.choices or option.least is not None):
+            continue
+        refusal = out_of_range(name, option, value)
+        if refusal is not None:
+            yield name, refusal.demand
+    if nats.consumer is not None and not STREAM.fullmatch(nats.consumer):
+        yield "consumer", "it must be up to 64 letters, digits, - and _"
+    if nats.consumer is None and everybody:
+        yield "consumer", 'it is missing: with receivers = "all" each receiver needs one of its own'
+    if nats.subject is not None and not _SUBJECT.fullmatch(nats.subject):
+        yield "subject", "it must be words of letters, digits, - and _, with dots between them"
+    for server in nats.servers:
+        if not _SERVER.fullmatch(server):
+            yield "servers", "each must be nats://host:port or tls://host:port"
+    if (nats.user is None) != (nats.password_file is None):
+        yield "password_file", "user and password_file belong together"
+    if nats.key is not None and nats.certificate is None:
+        yield "key", "it belongs to a certificate, which is missing"
+    ways = ("user", "token_file", "credentials", "nkey_file")
+    if sum(getattr(nats, way) is not None for way in ways) > 1:
+        yield "credentials", f"only one of {', '.join(ways)} can be given"

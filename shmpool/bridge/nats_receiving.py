@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a link takes out of a stream of NATS JetStream, and puts into a queue or topic here.
+
+A burst is acknowledged only when it is in the queue. What comes again is dropped if this process
+has put it, and else marked as redelivered:
+
+    it comes again because                 it is known by
+    an acknowledgement was lost            its Nats-Msg-Id, if this process has put it
+    a receiver was killed                  the server's count of its deliveries
+    the sender has published it again      its header Shmpool-Again
+    a killed server forgot what was done   its number in the stream: a stream is delivered in order,
+                                           and the ledger has the highest number
+
+A message of another program, without the header Shmpool-Burst, is one packet.
+"""
+
+import asyncio
+import hashlib
+import json
+import struct
+import sys
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+
+from .. import errors
+from .ends import Progress, Target
+from .ledger import SENDER, Ledger
+from .nats_sending import BODY, VERSION
+from .nats_stream import (
+    NS,
+    Place,
+    began_again,
+    first_of,
+    jetstream,
+    left_behind,
+    prepare_consumer,
+    prepare_stream,
+    until_lost,
+)
+from .packing import RECORD, BadMessage
+from .stopping import Ending
+
+if TYPE_CHECKING:
+    from .link import Link
+
+KNOWN = 1 << 16  # bursts that this process knows it has put
+EXPIRES_S = 30.0  # for which a server keeps a request
+HEARTBEAT_S = 2.0  # between two signs of life of a request
+SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
+CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
+RETRY_S = 30.0  # before a server delivers again what the pool can never hold
+_PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
+ENDED = ("404", "408")  # statuses of a request that has ended
+ALIVE = "100"  # of one that goes on
+
+
+class Receiving:
+    """The bursts of one receiver. For one thread, which runs an event loop."""
+
+    def __init__(self, place: Place, target: Target, ledger: Ledger, link: "Link") -> None:
+        self._place, self._target, self._ledger, self._link = place, target, ledger, link
+        self._figures = link.figures
+        self._known: OrderedDict[str, None] = OrderedDict()  # put: oldest first
+        self._partly: tuple[str, Progress] | None = None  # a burst that is not put completely
+        self._held: deque[Msg] = deque()  # not acknowledged, oldest first
+        self._asked = 0  # messages that servers still may send
+        self._turn = asyncio.Event()  # to ask for more
+        self._came = asyncio.Event()
+        self._ended: Exception | None = None  # why no more come
+        self._stream = b""  # the stream's identity, as the ledger has it
+
+    async def serve(self, client: Client, ending: asyncio.Event) -> None:
+        """Receives over this connection. Raises Ending at the end, or one of TROUBLE."""
+        jet = jetstream(client, self._place)
+        info = await prepare_stream(jet, self._place)
+        consumer = await prepare_consumer(jet, self._place)
+        name = f"{self._place.stream} {info.created}"  # another stream of that name begins at 1
+        self._stream = hashlib.sha256(name.encode()).digest()[:SENDER]
+        if began_again(info, consumer):
+            self._ledger.note(self._stream, 0)
+            await jet.delete_consumer(self._place.stream, self._place.consumer)
+            consumer = await prepare_consumer(jet, self._place)
+        wait = consumer.config.ack_wait or self._place.nats.ack_wait_s
+        self._held.clear()
+        self._asked, self._ended = 0, None
+        inbox = client.new_inbox()
+        await client.subscribe(inbox, cb=self._arrived)
+        self._link.up()
+        try:
+            await first_of(
+                self._ask(client, inbox),
+                self._place_all(),
+                self._keep(wait / 3),
+                self._check(jet),
+                ending.wait(),  # type: ignore[arg-type]
+                until_lost(client),
+            )
+            for msg in self._held:  # another receiver may have them at once
+                await msg.nak()
+        finally:
+            self._held.clear()
+            self._count()
+        raise Ending
+
+    async def _ask(self, client: Client, inbox: str) -> None:
+        """Asks for messages, so that a window of them is here or on its way."""
+        window = self._place.link.window
+        subject = f"{self._prefix}.CONSUMER.MSG.NEXT.{self._place.stream}.{self._place.consumer}"
+        while True:
+            self._turn.clear()
+            if self._ended is not None:
+                raise self._ended
+            n = window - self._asked - len(self._held)
+            if n >= max(window // 2, 1):
+                request = {
+                    "batch": n,
+                    "expires": int(EXPIRES_S * NS),
+                    "idle_heartbeat": int(HEARTBEAT_S * NS),
+                }
+                self._asked += n
+                await client.publish(subject, json.dumps(request).encode(), reply=inbox)
+            try:
+                async with asyncio.timeout(SILENT_S):
+                    await self._turn.wait()
+            except TimeoutError:
+                self._asked = 0  # the server that had the request has lost it
+
+    @property
+    def _prefix(self) -> str:
+        domain = self._place.nats.domain
+        return f"$JS.{domain}.API" if domain else "$JS.API"
+
+    async def _arrived(self, msg: Msg) -> None:
+        """A message, or what the server says of a request."""
+        status = (msg.headers or {}).get("Status")
+        if status is None:
+            self._asked = max(self._asked - 1, 0)
+            self._held.append(msg)
+            self._came.set()
+            self._count()
+        elif status in ENDED:
+            left = (msg.headers or {}).get("Nats-Pending-Messages", "")
+            self._asked = max(self._asked - int(left), 0) if left.isdigit() else 0
+        elif status != ALIVE:
+            why = (msg.headers or {}).get("Description", "") or f"status {status}"
+            if why == "Leadership Change":
+                self._asked = 0
+            else:
+                self._ended = ConnectionError(f"consumer {self._place.consumer!r}: {why}")
+        self._turn.set()
+
+    async def _keep(self, seconds: float) -> None:
+        """Tells the server that what is here is being worked on, while the queue is full, and
+        refreshes the ledger."""
+        told = time.monotonic()
+        while True:
+            await asyncio.sleep(min(seconds, 0.5))
+            self._ledger.refresh()
+            if time.monotonic() - told >= seconds:
+                told = time.monotonic()
+                for msg in list(self._held):
+                    await msg.in_progress()
+
+    async def _check(self, jet: JetStreamContext) -> None:
+        """Makes another consumer if messages that it takes for done stay in the stream."""
+        before = 0
+        while True:
+            await asyncio.sleep(CHECK_S)
+            consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
+            stream = await jet.stream_info(self._place.stream)
+            first = left_behind(stream, consumer)
+            if first and first == before:
+                if began_again(stream, consumer):
+                    self._ledger.note(self._stream, 0)
+                await jet.delete_consumer(self._place.stream, self._place.consumer)
+                raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
+            before = first
+
+    async def _place_all(self) -> None:
+        """Puts what has arrived into the queue, and acknowledges it."""
+        while True:
+            while not self._held:
+                self._came.clear()
+                await self._came.wait()
+            msg = self._held[0]
+            try:
+                await self._put(msg)
+                await msg.ack()
+            except BadMessage as error:
+                self._link.down(f"dropped a message that is no burst: {error}")
+                await msg.term()
+            except errors.PayloadTooLarge as error:
+                self._link.down(str(error))
+                await msg.nak(RETRY_S)
+            self._held.popleft()
+            self._count()
+            self._turn.set()
+
+    async def _put(self, msg: Msg) -> None:
+        """Puts a burst into the queue, unless this process has. Cancelled, it goes on where it was
+        when the burst comes again."""
+        headers, at = msg.headers or {}, msg.metadata
+        key = headers.get("Nats-Msg-Id") or f"{at.sequence.stream} at {at.timestamp}"
+        if key in self._known:
+            self._figures.doubled += 1
+            return
+        table, data = _parts(msg.data, headers)
+        number = at.sequence.stream
+        highest = self._ledger.last(self._stream)
+        again = (
+            at.num_delivered > 1
+            or "Shmpool-Again" in headers
+            or (highest is not None and number <= highest)
+        )
+        if self._partly is None or self._partly[0] != key:
+            self._partly = key, Progress()
+        n = await self._target.aplace(table, data, again, self._partly[1])
+        self._partly = None
+        self._known[key] = None
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        if highest is None or number > highest:
+            self._ledger.note(self._stream, number)
+        figures = self._figures
+        figures.bursts += 1
+        figures.packets += n
+        figures.bytes += len(data)
+        figures.redelivered += n if again else 0
+        self._link.up()
+
+    def _count(self) -> None:
+        self._figures.unacknowledged = self._figures.lag = len(self._held)
+
+
+def _parts(data: bytes, headers: dict[str, str]) -> tuple[memoryview, memoryview]:
+    """Returns a burst's table and the bytes of its packets. Raises BadMessage."""
+    version = headers.get("Shmpool-Burst")
+    view = memoryview(data)
+    if version is None:
+        return memoryview(_PLAIN.pack(len(data), 0, 0, 0, 0, 0)), view
+    if version != VERSION:
+        raise BadMessage(
+            f"a burst of version {version!r:.40}; this is version 1 of a {sys.byteorder}-endian "
+            "machine"
+        )
+    if len(data) < BODY.size:
+        raise BadMessage(f"a body of {len(data)} bytes")
+    (n,) = BODY.unpack_from(data)
+    end = BODY.size + n * RECORD
+    if not n or end > len(data):
+        raise BadMessage(f"{n} packets in a body of {len(data)} bytes")
+    return view[BODY.size : end], view[end:]

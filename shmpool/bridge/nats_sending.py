@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a link publishes into a stream of NATS JetStream: bursts, until the server has each of them.
+
+body of a message    what
+4 bytes              how many packets
+24 bytes each        their table (packing.py)
+the rest             their bytes
+
+header               what
+Nats-Msg-Id          sender-number: the server drops what it has stored in its duplicate window
+Shmpool-Burst        the version of the body, and the byte order of its numbers
+Shmpool-Again        the burst was published before
+"""
+
+import asyncio
+import json
+import secrets
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import RetentionPolicy
+
+from .. import errors
+from .config import PACKETS_MAX
+from .ends import Batch, Refused, Source
+from .link import DRAIN_S
+from .nats_stream import HEADERS, Place, first_of, jetstream, prepare_stream, until_lost
+from .packing import fitting
+from .stopping import Ending
+
+if TYPE_CHECKING:
+    from .link import Link
+
+BODY = struct.Struct("<I")
+VERSION = f"1 {sys.byteorder}"
+ACK_S = (5.0, 60.0)  # first and longest wait for the server's acknowledgement
+REFUSED_S = 1.0  # pause after the server has refused a burst
+SCAN_S = 0.25  # between two looks for bursts that wait too long
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A burst that is not acknowledged."""
+
+    number: int
+    batch: Batch
+    bytes: int  # of its packets
+    since: float = field(default_factory=time.monotonic)
+    due: float = 0.0  # when it is published again
+    times: int = 0  # published
+
+
+class Sending:
+    """The bursts of one sender. For one thread, which runs an event loop."""
+
+    def __init__(self, place: Place, source: Source, link: "Link") -> None:
+        self._place, self._source, self._link = place, source, link
+        self._figures = link.figures
+        self._id = secrets.token_hex(8)
+        self._next = 0
+        self._unacked: dict[int, _Sent] = {}  # oldest first
+        self._acked = asyncio.Event()
+        self._size = 1024.0  # bytes of a packet, with its record: an average
+
+    async def serve(self, client: Client, ending: asyncio.Event) -> None:
+        """Sends over this connection. Raises Ending or ShutDown at the end, or one of TROUBLE."""
+        info = await prepare_stream(jetstream(client, self._place), self._place)
+        if info.config.retention == RetentionPolicy.INTEREST and not info.state.consumer_count:
+            raise Refused(
+                f"stream {self._place.stream!r} has no receiver yet, and keeps nothing for those "
+                "that come later: start them first"
+            )
+        inbox = client.new_inbox()
+        await client.subscribe(f"{inbox}.*", cb=self._answered)
+        self._link.up()
+        for sent in list(self._unacked.values()):
+            await self._publish(client, inbox, sent)
+        beside = self._again(client, inbox), until_lost(client)
+        await first_of(self._send(client, inbox), _set(ending), *beside)
+        beside = self._again(client, inbox), until_lost(client)
+        await first_of(self._all_acked(), _over(ending), *beside)
+        if not ending.is_set():
+            raise errors.ShutDown(f"{self._place.link.from_} was shut down")
+        raise Ending
+
+    def give_back(self) -> None:
+        """Returns what is not acknowledged to its queue."""
+        for sent in self._unacked.values():
+            sent.batch.give_back()
+            self._figures.returned += sent.batch.n
+        self._unacked.clear()
+        self._count()
+
+    async def _send(self, client: Client, inbox: str) -> None:
+        """Takes bursts and publishes them while the window has room. Returns after a shutdown."""
+        window = self._place.link.window
+        while True:
+            while len(self._unacked) >= window:
+                self._acked.clear()
+                await self._acked.wait()
+            most = int(self._place.link.burst_bytes / self._size)
+            try:
+                batch = await self._source.atake(min(max(most, 1), PACKETS_MAX))
+            except errors.ShutDown:
+                return
+            # No await before each part is in _unacked: who is cancelled has lost none.
+            for sent, body in list(self._divided(batch, client.max_payload - HEADERS)):
+                await self._publish(client, inbox, sent, body)
+            self._figures.lag = self._source.waiting
+
+    async def _all_acked(self) -> None:
+        while self._unacked:
+            self._acked.clear()
+            await self._acked.wait()
+
+    def _divided(self, batch: Batch, most: int) -> Iterator[tuple[_Sent, bytes]]:
+        """Yields the bursts that a batch makes, and their bodies. One that is larger than a message
+        of the server returns to its queue."""
+        limit, left = min(self._place.link.burst_bytes, most), [batch]
+        while left:
+            batch = left.pop()
+            table, data = batch.packed()
+            size = BODY.size + len(table) + len(data)
+            self._size += (size / batch.n - self._size) / 8
+            if size > limit and batch.n > 1:
+                first, rest = batch.split(fitting(table, limit - BODY.size - len(table)))
+                left += rest, first
+            elif size > most:
+                self._refuse(batch, size, most)
+            else:
+                sent = _Sent(self._next, batch, len(data))
+                self._next += 1
+                self._unacked[sent.number] = sent
+                self._count()
+                yield sent, _body(batch, table, data)
+
+    def _refuse(self, batch: Batch, size: int, most: int) -> None:
+        batch.give_back()
+        self._figures.returned += batch.n
+        self._link.down(
+            f"a packet makes a message of {size} bytes; the server takes at most {most}: raise its "
+            "max_payload, or give the queue a dead_letter and max_redeliveries"
+        )
+
+    async def _publish(
+        self, client: Client, inbox: str, sent: _Sent, body: bytes | None = None
+    ) -> None:
+        headers = {"Nats-Msg-Id": f"{self._id}-{sent.number}", "Shmpool-Burst": VERSION}
+        if sent.times:
+            headers["Shmpool-Again"] = str(sent.times)
+            self._figures.redelivered += sent.batch.n
+        sent.due = time.monotonic() + min(ACK_S[0] * 2**sent.times, ACK_S[1])
+        sent.times += 1
+        await client.publish(
+            self._place.subject,
+            _body(sent.batch, *sent.batch.packed()) if body is None else body,
+            reply=f"{inbox}.{sent.number}",
+            headers=headers,
+        )
+
+    async def _answered(self, msg: Msg) -> None:
+        """The server has stored a burst, or says why it has not."""
+        sent = self._unacked.get(int(msg.subject.rpartition(".")[2]))
+        if sent is None:
+            return  # acknowledged before
+        why = "no server has the stream" if not msg.data else ""
+        if not why:
+            answer = json.loads(msg.data)
+            if "error" in answer:
+                why = str(answer["error"].get("description", answer["error"]))
+            elif not answer.get("seq"):
+                why = "another copy is being stored"
+        if why:
+            sent.due = time.monotonic() + REFUSED_S
+            self._link.down(f"stream {self._place.stream!r}: {why}")
+            return
+        del self._unacked[sent.number]
+        sent.batch.free()
+        figures = self._figures
+        figures.bursts += 1
+        figures.packets += sent.batch.n
+        figures.bytes += sent.bytes
+        figures.doubled += bool(answer.get("duplicate"))
+        self._count()
+        self._acked.set()
+        self._link.up()
+
+    async def _again(self, client: Client, inbox: str) -> None:
+        """Publishes again what is not acknowledged in time."""
+        while True:
+            await asyncio.sleep(SCAN_S)
+            now = time.monotonic()
+            for sent in [one for one in self._unacked.values() if one.due <= now]:
+                if sent.number in self._unacked:
+                    await self._publish(client, inbox, sent)
+
+    def _count(self) -> None:
+        self._figures.unacknowledged = len(self._unacked)
+        oldest = next(iter(self._unacked.values()), None)
+        self._figures.oldest_since = None if oldest is None else oldest.since
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _over(ending: asyncio.Event) -> None:
+    """Returns DRAIN_S after the link was asked to end."""
+    await ending.wait()
+    await asyncio.sleep(DRAIN_S)
+
+
+def _body(batch: Batch, table: bytes, data: bytes) -> bytes:
+    return b"".join((BODY.pack(batch.n), table, data))

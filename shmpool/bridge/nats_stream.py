@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections to servers of NATS, and the stream and the consumer that a link uses there.
+
+A connection ends for good with its first trouble, and the link makes a new one. nats-py's own
+reconnecting gives up at refused credentials, and sends again what nobody waits for any more.
+
+Not in here: what is published and consumed (nats.py).
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext, api
+
+from .config import LinkOptions, Remote
+from .ends import Refused
+from .nats_options import CONSUMER, NatsOptions
+
+CONNECT_S = 5  # for one attempt to connect to one server
+REQUEST_S = 5.0  # for an answer of JetStream
+CLOSE_S = 2  # for what is still to be sent when a connection ends
+PING_S = 5  # between two pings; a server that leaves PINGS of them unanswered is gone
+PINGS = 2
+WATCH_S = 0.5  # between two questions whether the connection is up
+DUPLICATES_S = 120.0  # the duplicate window of a new stream
+NS = 1_000_000_000
+NAME_TAKEN = 10058  # JetStream's code: there is a stream of that name with other settings
+NO_REPLICAS = (10005, 10074)  # there are not so many servers, or not yet
+HEADERS = 256  # bytes of a message that its headers take at the most
+# What ends a connection, and not the link.
+TROUBLE = (nats.errors.Error, OSError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The stream of a link: where it is, and what the configuration says of it."""
+
+    link: LinkOptions
+
+    @cached_property
+    def nats(self) -> NatsOptions:
+        return self.link.nats
+
+    @cached_property
+    def remote(self) -> Remote:
+        return self.link.remotes[0]
+
+    @property
+    def stream(self) -> str:
+        return self.remote.path
+
+    @property
+    def subject(self) -> str:
+        return self.nats.subject or self.stream
+
+    @property
+    def consumer(self) -> str:
+        return self.nats.consumer or CONSUMER
+
+    @cached_property
+    def servers(self) -> list[str]:
+        scheme = "tls" if self.nats.tls else "nats"
+        return [f"{scheme}://{self.remote.bracketed}:{self.remote.port}", *self.nats.servers]
+
+    @property
+    def retention(self) -> api.RetentionPolicy:
+        """A work queue, whose messages go to one receiver, or one whose messages go to all."""
+        everybody = self.link.receivers == "all"
+        return api.RetentionPolicy.INTEREST if everybody else api.RetentionPolicy.WORK_QUEUE
+
+    def stream_config(self) -> api.StreamConfig:
+        """What a new stream is."""
+        return api.StreamConfig(
+            name=self.stream,
+            subjects=[self.subject],
+            retention=self.retention,
+            storage=api.StorageType(self.nats.storage or "file"),
+            num_replicas=self.nats.replicas or 1,
+            duplicate_window=self.nats.duplicate_window_s or DUPLICATES_S,
+            discard=api.DiscardPolicy.NEW,
+            max_bytes=self.nats.max_bytes or -1,
+            max_age=self.nats.max_age_s or 0,
+        )
+
+    def consumer_config(self) -> api.ConsumerConfig:
+        """What a new consumer is."""
+        return api.ConsumerConfig(
+            durable_name=self.consumer,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=self.nats.ack_wait_s,
+            deliver_policy=api.DeliverPolicy.ALL,
+        )
+
+    def secret(self, path: str | None) -> str | None:
+        """Returns what is in a file. OSError."""
+        return None if path is None else Path(path).read_text().strip()
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Returns the context for TLS, or None for the default one. Refused."""
+        if not (self.nats.tls or self.nats.ca or self.nats.certificate):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.nats.ca)
+            if self.nats.certificate:
+                context.load_cert_chain(self.nats.certificate, self.nats.key)
+        except OSError as error:  # SSLError is one
+            raise Refused(f"ca, certificate or key cannot be used: {error}") from None
+        return context
+
+
+@contextlib.asynccontextmanager
+async def connected(place: Place) -> AsyncIterator[Client]:
+    """Connects to the first server that answers. Raises one of TROUBLE, or Refused.
+
+    At the end of the block the connection is closed, and what was published before is sent if the
+    server takes it within CLOSE_S.
+    """
+    client = Client()
+    said: list[Exception] = []
+
+    async def hear(error: Exception) -> None:
+        said.append(error)
+        del said[:-1]
+
+    try:
+        try:
+            async with asyncio.timeout(2 * CONNECT_S * len(place.servers)):
+                await client.connect(
+                    place.servers,
+                    name=f"shmpool {place.link.shown}",
+                    error_cb=hear,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=CONNECT_S,
+                    ping_interval=PING_S,
+                    max_outstanding_pings=PINGS,
+                    tls=place.tls(),
+                    user=place.nats.user,
+                    password=place.secret(place.nats.password_file),
+                    token=place.secret(place.nats.token_file),
+                    user_credentials=place.nats.credentials,
+                    nkeys_seed=place.nats.nkey_file,
+                )
+        except (nats.errors.NoServersError, TimeoutError):
+            reason = f": {said[-1]}" if said else ""
+            raise ConnectionError(f"no server of {', '.join(place.servers)}{reason}") from None
+        except ModuleNotFoundError as error:
+            raise Refused(f"credentials and nkey_file need the package {error.name}") from None
+        yield client
+    finally:
+        await _close(client)
+
+
+async def _close(client: Client) -> None:
+    """Closes the connection, with force if the server does not take what is still to be sent."""
+    with contextlib.suppress(*TROUBLE, AssertionError):  # AssertionError: it was never open
+        async with asyncio.timeout(CLOSE_S):
+            if client.is_connected:
+                await client.flush(CLOSE_S)
+            await client.close()
+    # close() waits for room in the socket, which a server that is stopped never makes.
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
+async def until_lost(client: Client) -> None:
+    """Raises ConnectionError when the connection is down: for a call beside those that use it."""
+    while client.is_connected:
+        await asyncio.sleep(WATCH_S)
+    raise ConnectionError(f"connection lost: {client.last_error or 'closed by the server'}")
+
+
+async def first_of(*calls: Coroutine[Any, Any, None]) -> None:
+    """Runs the calls until the first ends, and cancels the others. Raises that one's exception."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if task in done:
+            task.result()
+
+
+def jetstream(client: Client, place: Place) -> JetStreamContext:
+    """Returns JetStream of the connection, in the domain of the link."""
+    return client.jetstream(domain=place.nats.domain, timeout=REQUEST_S)
+
+
+async def prepare_stream(jet: JetStreamContext, place: Place) -> api.StreamInfo:
+    """Creates the stream unless it exists. Raises Refused, or one of TROUBLE.
+
+    An existing stream must be what the link needs, and what the configuration says.
+    """
+    try:
+        info = await jet.stream_info(place.stream)
+    except nats.js.errors.NotFoundError:
+        try:
+            info = await jet.add_stream(place.stream_config())
+        except nats.js.errors.APIError as error:
+            if error.err_code in NO_REPLICAS or error.code == 503:
+                raise
+            if error.err_code != NAME_TAKEN:
+                raise Refused(
+                    f"stream {place.stream!r} cannot be created: {error.description}"
+                ) from None
+            info = await jet.stream_info(place.stream)  # the other side was first
+    if found := stream_differences(info.config, place):
+        raise Refused(
+            f"stream {place.stream!r} exists, and {'; '.join(found)}. Change the stream, or the "
+            "options of the link"
+        )
+    return info
+
+
+def stream_differences(there: api.StreamConfig, place: Place) -> list[str]:
+    """Returns what of an existing stream the link cannot use, or says otherwise, as clauses."""
+    found = []
+    subjects = there.subjects or []
+    if there.retention != place.retention:
+        found.append(f"its retention is {_text(there.retention)}, not {_text(place.retention)}")
+    if not any(covers(pattern, place.subject) for pattern in subjects):
+        found.append(f"its subjects are {', '.join(subjects) or 'none'}, without {place.subject}")
+    bounds = {"max_msgs": there.max_msgs, "max_bytes": there.max_bytes}
+    limits = [f"{name} {value}" for name, value in bounds.items() if (value or 0) > 0]
+    if limits and there.discard != api.DiscardPolicy.NEW:
+        found.append(f"it discards old messages beyond {' and '.join(limits)}, not new ones")
+    if (there.max_age or 0) > 0 and there.max_age != place.nats.max_age_s:
+        found.append(f"it drops messages after {there.max_age:g} seconds, not after max_age_s")
+    if there.no_ack:
+        found.append("it does not acknowledge what is published (no_ack)")
+    for name, asked, value in (
+        ("storage", place.nats.storage, _text(there.storage)),
+        ("replicas", place.nats.replicas, there.num_replicas),
+        ("duplicate_window_s", place.nats.duplicate_window_s, there.duplicate_window),
+    ):
+        if asked is not None and asked != value:
+            found.append(f"its {name} is {value}, not {asked}")
+    return found
+
+
+def _text(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Whether a subject of a stream, perhaps with wildcards, includes a subject without them."""
+    words, given = pattern.split("."), subject.split(".")
+    for i, word in enumerate(words):
+        if word == ">":
+            return i < len(given)
+        if i >= len(given) or word not in ("*", given[i]):
+            return False
+    return len(words) == len(given)
+
+
+async def prepare_consumer(jet: JetStreamContext, place: Place) -> api.ConsumerInfo:
+    """Creates the consumer unless it exists. Raises Refused, or one of TROUBLE."""
+    try:
+        info = await jet.consumer_info(place.stream, place.consumer)
+    except nats.js.errors.NotFoundError:
+        try:
+            info = await jet.add_consumer(place.stream, place.consumer_config())
+        except nats.js.errors.APIError as error:
+            if error.err_code in NO_REPLICAS or error.code == 503:
+                raise
+            raise Refused(
+                f"consumer {place.consumer!r} of stream {place.stream!r} cannot be created: "
+                f"{error.description}"
+            ) from None
+    there, found = info.config, []
+    if there.deliver_subject:
+        found.append("it pushes, and a link pulls")
+    if there.ack_policy != api.AckPolicy.EXPLICIT:
+        found.append(f"its ack_policy is {_text(there.ack_policy)}, not explicit")
+    if (there.max_deliver or 0) > 0:
+        found.append(f"it gives a message up after max_deliver {there.max_deliver}")
+    if found:
+        raise Refused(
+            f"consumer {place.consumer!r} of stream {place.stream!r} exists, and "
+            f"{'; '.join(found)}. Name another one, or remove it"
+        )
+    return info
+
+
+def began_again(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> bool:
+    """Whether a server that was killed has forgotten the stream's numbers, and begun at 1.
+
+    Before 2.11 a server does so if it is killed while it removes the last message of a work queue.
+    The consumer then waits for numbers that are long to come, and messages stay in the stream.
+    """
+    return consumer.delivered is not None and consumer.delivered.stream_seq > stream.state.last_seq
+
+
+def left_behind(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> int:
+    """Returns the number of the first message of a work queue that the consumer takes for done, or
+    0. For an instant a message is both; for longer, only after a server has forgotten something."""
+    state, floor = stream.state, consumer.ack_floor
+    if stream.config.retention != api.RetentionPolicy.WORK_QUEUE or floor is None:
+        return 0
+    return state.first_seq if state.messages > 0 and state.first_seq <= floor.stream_seq else 0

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bridge as a process: its links, its signals, and what it reports to the daemon.
+
+The daemon runs one for the [[link]] tables of its own configuration; `shmpool bridge` runs one by
+itself. A link that fails stops no other.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from .. import errors
+from ..rpc.client import Client
+from ..rpc.protocol import ReportLinks
+from ..rpc.records import LinkStats
+from .config import LinkOptions
+from .link import DRAIN_S, Link, link_of
+
+log = logging.getLogger("shmpool.bridge")
+
+REPORT_S = 1.0
+RETRY_S = 5.0  # after which a daemon that did not answer is asked again
+END_S = DRAIN_S + 5.0  # for the links to end in
+
+
+def run(links: list[LinkOptions], socket: Path) -> None:
+    """Runs the links until SIGTERM or SIGINT. ModuleNotFoundError: an engine is not installed.
+
+    socket is the daemon's; the bridge works without a daemon too.
+    """
+    made = [link_of(options) for options in links]
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    for link in made:
+        link.start()
+    reports = _Reports(made, socket)
+    try:
+        while not stop.wait(REPORT_S):
+            reports.send()
+    finally:
+        for link in made:
+            link.end()
+        deadline = time.monotonic() + END_S
+        late = [x for x in made if not x.join(max(deadline - time.monotonic(), 0.0))]
+        reports.send()
+        if late:  # recovery returns what they own
+            log.error("%d links are blocked; the bridge ends without them", len(late))
+            logging.shutdown()
+            os._exit(1)
+
+
+class _Reports:
+    """What the daemon is told, once a second, if there is one."""
+
+    def __init__(self, links: list[Link], socket: Path) -> None:
+        self._links, self._socket = links, socket
+        self._client: Client | None = None
+        self._again = 0.0
+        self._refused = ""
+
+    def send(self) -> None:
+        """Reports every link. A daemon that is away is asked again later."""
+        if time.monotonic() < self._again:
+            return
+        try:
+            if self._client is None:
+                self._client = Client(self._socket)
+            self._client.call(ReportLinks(os.getpid(), [stats_of(one) for one in self._links]))
+        except (errors.ShmpoolError, OSError) as error:
+            self._again = time.monotonic() + RETRY_S
+            if self._client is not None:
+                with contextlib.suppress(errors.ShmpoolError, OSError):
+                    self._client.close()
+            self._client = None
+            if isinstance(error, errors.RequestRefused) and str(error) != self._refused:
+                self._refused = str(error)
+                log.warning("the daemon shows no links: %s", error)
+
+
+def stats_of(link: Link) -> LinkStats:
+    """Returns what a link shows."""
+    figures, options = link.figures, link.options
+    oldest = figures.oldest_since
+    to = options.to if isinstance(options.to, str) else ", ".join(options.to)
+    return LinkStats(
+        name=options.shown,
+        pid=os.getpid(),
+        pool=options.local.pool,
+        source=options.from_,
+        target=to,
+        sends=options.sends,
+        state=figures.state,
+        since=figures.since,
+        why=figures.why,
+        bursts=figures.bursts,
+        packets=figures.packets,
+        bytes=figures.bytes,
+        window=figures.window,
+        unacknowledged=figures.unacknowledged,
+        oldest_s=None if oldest is None else max(time.monotonic() - oldest, 0.0),
+        lag=figures.lag,
+        reconnects=figures.reconnects,
+        doubled=figures.doubled,
+        redelivered=figures.redelivered,
+        returned=figures.returned,
+        down_s=options.down_s,
+        lag_s=options.lag_s,
+    )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets of ZeroMQ links: their options, keys, and what becomes of a connection."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from sys import byteorder
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from .config import LinkOptions, Remote
+from .keys import read
+
+HEARTBEAT_MS = 1000
+SILENCE_MS = 3000  # without a sign of the other side: the connection is lost
+RECONNECT_MS = (100, 1000)  # first and longest pause
+REPLY_MAX = 1 << 16  # bytes of a message from a receiver
+QUEUED_MAX = 2048  # messages of one sender that are not read yet: more than a window
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_EVENTS |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+
+
+@contextlib.contextmanager
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    """A context of one link, and its end, which waits for nothing."""
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        yield made
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from error
+    finally:
+        made.destroy(linger=0)
+
+
+def dealer(
+    ctx: zmq.Context[zmq.Socket[bytes]], options: LinkOptions, to: Remote, sender: bytes
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """Returns a socket that connects to a receiver, and one that says when it has. Refused."""
+    sock = ctx.socket(zmq.DEALER)
+    _common(sock)
+    sock.setsockopt(zmq.ROUTING_ID, sender)
+    sock.setsockopt(zmq.IMMEDIATE, 1)  # nothing waits in a connection that there is not
+    sock.setsockopt(zmq.SNDHWM, 0)  # the window limits it
+    sock.setsockopt(zmq.RCVHWM, 0)
+    sock.setsockopt(zmq.MAXMSGSIZE, REPLY_MAX)
+    sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
+    sock.setsockopt(zmq.CONNECT_TIMEOUT, SILENCE_MS)
+    if options.key_file is not None and options.peer_key is not None:
+        keys = read(options.key_file)
+        sock.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        sock.setsockopt(zmq.CURVE_SERVERKEY, options.peer_key.encode())
+    monitor = sock.get_monitor_socket(_EVENTS)
+    sock.connect(f"tcp://{to.bracketed}:{to.port}")
+    return sock, monitor
+
+
+@contextlib.contextmanager
+def router(
+    ctx: zmq.Context[zmq.Socket[bytes]], options: LinkOptions, at: Remote, message_max: int
+) -> Iterator[zmq.Socket[bytes]]:
+    """A socket that senders connect to. ZMQError, Refused."""
+    sock = ctx.socket(zmq.ROUTER)
+    guard = None
+    try:
+        _common(sock)
+        sock.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a sender that comes again is the same one
+        sock.setsockopt(zmq.RCVHWM, QUEUED_MAX)
+        sock.setsockopt(zmq.MAXMSGSIZE, message_max)
+        if options.key_file is not None:
+            keys = read(options.key_file)
+            sock.setsockopt(zmq.CURVE_SERVER, 1)
+            sock.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+            sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+            sock.setsockopt(zmq.ZAP_DOMAIN, b"shmpool")  # without an answer nobody is let in
+            guard = ThreadAuthenticator(ctx)
+            guard.start()
+            guard.configure_curve_callback("*", Allowed(options.allow_keys))
+        sock.bind(f"tcp://{at.bracketed}:{at.port}")
+        yield sock
+    finally:
+        sock.close(linger=0)
+        if guard is not None:
+            guard.stop()
+
+
+class Allowed:
+    """The senders that may connect, by their public keys."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self._keys = {key.encode() for key in keys}
+
+    def callback(self, _domain: str, key: bytes) -> bool:
+        """Whether the sender with that key may connect."""
+        return key in self._keys
+
+
+def _common(sock: zmq.Socket[bytes]) -> None:
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.IPV6, 1)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+    sock.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
+
+
+def happened(monitor: zmq.Socket[bytes]) -> Iterator[int]:
+    """Yields what has become of a connection since the last call."""
+    while True:
+        try:
+            frames = monitor.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        yield int.from_bytes(frames[0][:2], byteorder)

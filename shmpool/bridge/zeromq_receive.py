@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a ZeroMQ link that receives: puts bursts into a queue or topic, and acknowledges them.
+
+The order of the steps of one burst: its buffers are put, the ledger notes its number, and then an
+acknowledgement tells the sender, which frees its own. A kill between the first two doubles it,
+flagged; between the last two the ledger says that it is there.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import zmq
+
+from .. import errors
+from ..names import printable
+from ..pool import Pool
+from . import messages, sockets
+from .config import Remote
+from .ends import Target
+from .ledger import Ledger
+from .link import Link
+from .messages import Message
+from .packing import BadMessage
+
+log = logging.getLogger("shmpool.bridge")
+
+ACK_EVERY = 4  # bursts of a sender, while more of them are there
+TURN = 32  # messages that are read before acknowledgements are sent
+IDLE_MS, STARVING_MS = 250, 10  # between two questions whether there is room
+SILENT_S = 5.0  # after which nothing is kept free for a sender
+GONE_S = 60.0  # after which a sender is forgotten, but not by the ledger
+COMPLAIN_S = 10.0  # between two lines of the log about what a peer sent
+SENDERS_MAX = 120  # connected at once: fewer than the ledger knows
+
+
+@dataclass
+class Session:
+    """One sender, as long as it is heard of."""
+
+    route: bytes  # where answers go
+    last: int  # the number of the last burst that was put
+    heard: float
+    unknown_until: int = 0  # bursts up to this may have been put before the ledger knew the sender
+    granted: int = 0  # packets that may be on their way
+    unanswered: int = 0  # bursts since the last acknowledgement
+    asked: float = field(default=0.0)  # when WHO was sent
+
+
+class Receiver(Link):
+    """Receives bursts of any number of senders."""
+
+    def work(self, pool: Pool) -> None:
+        """See Link. EADDRINUSE: another process receives there."""
+        at = self.options.remotes[0]
+        self._sessions: dict[bytes, Session] = {}
+        self._complained = 0.0
+        most = max(pool.geometry.room, 1 << 20) + (1 << 16)
+        with sockets.context() as ctx, sockets.router(ctx, self.options, at, most) as sock:
+            self._sock, self._path = sock, at.path
+            target = self._target = Target(pool, self.options.local.name)
+            ledger = self._ledger = Ledger(pool, _address(at), self.stop)
+            try:
+                self._receive(sock)
+            finally:
+                ledger.close()
+                target.close()
+
+    def _receive(self, sock: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(sock, zmq.POLLIN)
+        poller.register(self.stop.fileno(), zmq.POLLIN)
+        self._note_state()
+        while not self.stop.is_set:
+            n = 0
+            while n < TURN and self._take_message():
+                n += 1
+            self._answer_all()
+            self._ledger.refresh()
+            if n < TURN:
+                poller.poll(STARVING_MS if self._starving() else IDLE_MS)
+                self._forget()
+
+    def _take_message(self) -> bool:
+        """Reads one message. Returns False if there is none."""
+        try:
+            route = self._sock.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        frames = []
+        while self._sock.getsockopt(zmq.RCVMORE):
+            frames.append(self._sock.recv(copy=False))
+        try:
+            self._handle(route, frames)
+        except BadMessage as error:
+            self._complain(str(error))
+        return True
+
+    def _handle(self, route: bytes, frames: list[zmq.Frame]) -> None:
+        if not frames:
+            raise BadMessage("a message without a head")
+        head = frames[0].buffer
+        message = messages.message_of(head)
+        session = self._sessions.get(message.sender)
+        if message.kind == messages.HELLO:
+            self._welcome(route, message, bytes(frames[1].buffer) if len(frames) > 1 else b"")
+        elif session is None:
+            if len(self._sessions) < SENDERS_MAX:
+                self._send(route, Message(messages.WHO, message.sender))
+        elif message.kind == messages.BYE:
+            del self._sessions[message.sender]
+            self._note_state()
+        elif message.kind == messages.BURST and len(frames) == 2:
+            session.route, session.heard = route, time.monotonic()
+            self._burst(session, message, head[messages.HEAD :], frames[1].buffer)
+        else:
+            raise BadMessage(f"a message of kind {message.kind} with {len(frames)} parts")
+
+    def _welcome(self, route: bytes, hello: Message, path: bytes) -> None:
+        if path.decode(errors="replace") != self._path:
+            text = f"{printable(path)!r} is not received here; {self._path!r} is"
+            self._send(route, Message(messages.REFUSED, hello.sender), text)
+            return
+        session, now = self._sessions.get(hello.sender), time.monotonic()
+        if session is None:
+            if len(self._sessions) >= SENDERS_MAX:
+                text = f"{SENDERS_MAX} senders are connected, which is the most"
+                self._send(route, Message(messages.REFUSED, hello.sender), text)
+                return
+            last = self._ledger.last(hello.sender)
+            unknown_until = hello.number if last is None else 0
+            last = max(hello.credit, 1) - 1 if last is None else last
+            session = Session(route, last, now, unknown_until)
+            self._sessions[hello.sender] = session
+        session.route, session.heard, session.granted = route, now, 0
+        credit = self._grant(session)
+        self._send(
+            route,
+            Message(messages.WELCOME, hello.sender, session.last, credit, hello.turn),
+        )
+        session.unanswered = 0
+        self._note_state()
+
+    def _burst(
+        self, session: Session, message: Message, table: memoryview, data: memoryview
+    ) -> None:
+        number = message.number
+        if number <= session.last:
+            self.figures.doubled += 1
+            session.unanswered += 1
+        elif number > session.last + 1:  # a sender that knew so would not send it
+            now = time.monotonic()
+            if now - session.asked > 0.1:
+                session.asked = now
+                self._send(session.route, Message(messages.WHO, message.sender))
+        else:
+            self._put(session, message, table, data)
+        if session.unanswered >= ACK_EVERY:
+            self._answer(message.sender, session)
+
+    def _put(self, session: Session, message: Message, table: memoryview, data: memoryview) -> None:
+        sender, number, figures = message.sender, message.number, self.figures
+        again = bool(message.flags & messages.DOUBTFUL)
+        if message.flags & messages.AGAIN:
+            again |= number <= session.unknown_until or self._ledger.is_next(sender, number)
+        figures.lag = message.packets
+        try:
+            n = self._target.place(table, data, again, self.stop)
+        except errors.PayloadTooLarge as error:
+            self._send(session.route, Message(messages.REJECTED, sender, number), str(error))
+            n = 0
+        self._ledger.note(sender, number)
+        session.last = number
+        session.unanswered += 1
+        session.granted = max(session.granted - n, 0)
+        figures.lag = 0
+        figures.redelivered += n * again
+        figures.bursts += 1
+        figures.packets += n
+        figures.bytes += data.nbytes
+
+    # Acknowledgements and credit.
+
+    def _grant(self, session: Session) -> int:
+        """Returns how many packets the sender may have on their way: its share of the room that no
+        other sender was promised."""
+        now = time.monotonic()
+        others = sum(
+            one.granted
+            for one in self._sessions.values()
+            if one is not session and now - one.heard < SILENT_S
+        )
+        room = self._target.room()
+        share = room // max(len(self._sessions), 1)
+        session.granted = max(min(share, room - others), 0)
+        return session.granted
+
+    def _answer(self, sender: bytes, session: Session) -> None:
+        session.unanswered = 0
+        credit = self._grant(session)
+        self._send(session.route, Message(messages.ACK, sender, session.last, credit))
+
+    def _answer_all(self) -> None:
+        """Acknowledges what was put, and says that there is room again."""
+        for sender, session in self._sessions.items():
+            before = session.granted
+            if session.unanswered:
+                self._answer(sender, session)
+            elif before < self.options.window:
+                credit = max(self._grant(session), before)
+                session.granted = credit
+                if credit > before:
+                    self._send(session.route, Message(messages.ACK, sender, session.last, credit))
+
+    def _starving(self) -> bool:
+        """True if a sender waits for room."""
+        return any(one.granted < self.options.window for one in self._sessions.values())
+
+    def _forget(self) -> None:
+        """Forgets senders that have been silent for long; each says HELLO if it is there again."""
+        long_ago = time.monotonic() - GONE_S
+        gone = [sender for sender, one in self._sessions.items() if one.heard < long_ago]
+        for sender in gone:
+            del self._sessions[sender]
+        if gone:
+            self._note_state()
+
+    def _note_state(self) -> None:
+        self.figures.window = self.options.window
+        if self._sessions:
+            self.up()
+        else:
+            self.down("no sender is connected")
+
+    def _send(self, route: bytes, message: Message, text: str = "") -> None:
+        frames = [route, message.packed(), text.encode()]
+        try:
+            self._sock.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:  # the next one says the same
+            return
+
+    def _complain(self, what: str) -> None:
+        now = time.monotonic()
+        if now - self._complained > COMPLAIN_S:
+            self._complained = now
+            log.warning("link %s: a peer sent %s", self.options.shown, printable(what))
+
+
+def _address(at: Remote) -> str:
+    """What the ledger is called after: the path, which stays when an address changes."""
+    return f"{at.port}/{at.path}"

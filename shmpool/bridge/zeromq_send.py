@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a ZeroMQ link that sends: takes bursts, and owns each until it is acknowledged.
+
+An Outlet is one receiver. Its window and its credit say what may be sent to it; no more is taken
+out of the queue than that. If this process is killed, recovery returns what it owned to the queue.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import zmq
+
+from .. import errors
+from ..names import printable
+from ..pool import Pool
+from . import messages, sockets
+from .config import PACKETS_MAX, Remote
+from .ends import Batch, Source, source_of
+from .ledger import SENDER
+from .link import DRAIN_S, Link
+from .messages import Message
+from .packing import BadMessage, fitting
+
+log = logging.getLogger("shmpool.bridge")
+
+SOON_S = 0.02  # after which a HELLO that had no connection is tried again
+CONNECTIONS_S = 0.02  # between two questions what has become of the connections
+ASK_S = 3.0  # without an answer, after which HELLO is sent again
+KEEP_S = 10.0  # without a burst, after which HELLO is sent
+IDLE_MS = 250
+PACKET_LEAST = 16  # bytes that a packet is guessed to have, to take not too few
+
+
+@dataclass
+class Shipment:
+    """One batch on its way, to one receiver or to all."""
+
+    batch: Batch
+    size: int  # bytes of its packets
+    to: int  # receivers that have not acknowledged it
+    doubtful: bool = False  # a receiver that went away may have it
+
+
+@dataclass
+class Sent:
+    """A shipment in the window of an outlet."""
+
+    number: int
+    shipment: Shipment
+    at: float
+    flags: int = 0
+
+
+@dataclass
+class Outlet:
+    """One receiver, as this sender knows it."""
+
+    to: Remote
+    sock: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    sender: bytes
+    path: bytes
+    window: deque[Sent] = field(default_factory=deque)
+    packets: int = 0  # in the window
+    newest: int = 0  # number that was sent
+    credit: int = 0
+    connected: bool = False
+    ready: bool = False  # it has answered the last HELLO
+    met: bool = False  # it was ready before
+    turn: int = 0
+    asked: float = 0.0  # when HELLO was sent
+    counted: int = 0  # the newest that was sent then
+    moved: float = 0.0  # when a burst was sent or acknowledged
+    away: float = 0.0  # since when it is not ready
+    refusal: str = ""
+
+    def room(self, bursts: int) -> int:
+        """How many packets it may be sent now."""
+        if not self.ready or len(self.window) >= bursts:
+            return 0
+        return max(self.credit - self.packets, 0)
+
+    def hello(self) -> None:
+        """Asks how far it is. Its answer counts all that was sent before."""
+        self.turn += 1
+        self.asked, self.counted = time.monotonic(), self.newest
+        oldest = self.window[0].number if self.window else self.newest + 1
+        hello = Message(messages.HELLO, self.sender, self.newest, oldest, self.turn)
+        if not self.pass_on(hello.packed(), self.path):
+            self.asked += SOON_S - ASK_S
+
+    def send(self, sent: Sent, packed: tuple[bytes, bytes] | None = None) -> None:
+        """Sends a burst, which may be packed already. Without a connection it is lost, and a
+        WELCOME will not count it."""
+        shipment = sent.shipment
+        flags = sent.flags | (messages.DOUBTFUL if shipment.doubtful else 0)
+        head = Message(messages.BURST, self.sender, sent.number, 0, 0, flags, shipment.batch.n)
+        table, data = packed or shipment.batch.packed()
+        sent.flags |= messages.AGAIN
+        sent.at = self.moved = time.monotonic()
+        self.pass_on(head.packed() + table, data)
+
+    def pass_on(self, head: bytes, rest: bytes) -> bool:
+        """Sends a message. False if there is no connection."""
+        try:
+            self.sock.send(head, zmq.NOBLOCK | zmq.SNDMORE)
+            self.sock.send(rest, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def new_life(self) -> None:
+        """Begins again as another sender, after its bursts were given to others."""
+        self.sender, self.newest, self.packets = _new_sender(), 0, 0
+        self.window.clear()
+        self.ready = False
+
+
+class Sender(Link):
+    """Sends bursts to one receiver, or to several."""
+
+    def work(self, pool: Pool) -> None:
+        """See Link. Refused: the queue loses what a dead consumer had taken, or the keys."""
+        self._outlets: list[Outlet] = []
+        self._to_all = self.options.receivers == "all"
+        self._mean = 1500.0  # bytes of a packet in the last burst
+        self._taken: list[Batch] = []  # and not sent yet
+        self._connections_at = 0.0
+        source = self._source = source_of(pool, self.options.local.name)
+        try:
+            with sockets.context() as ctx:
+                for to in self.options.remotes:
+                    sender = _new_sender()
+                    sock, monitor = sockets.dealer(ctx, self.options, to, sender)
+                    away = time.monotonic()
+                    self._outlets.append(
+                        Outlet(to, sock, monitor, sender, to.path.encode(), away=away)
+                    )
+                self._pollers(source)
+                self._send_until_stop(source)
+        finally:
+            self._give_back()
+            source.close()
+
+    def _pollers(self, source: Source) -> None:
+        self._answers, self._all = zmq.Poller(), zmq.Poller()
+        for poller in (self._answers, self._all):
+            for one in self._outlets:
+                poller.register(one.sock, zmq.POLLIN)
+                poller.register(one.monitor, zmq.POLLIN)
+            poller.register(self.stop.fileno(), zmq.POLLIN)
+        self._all.register(source.fileno(), zmq.POLLIN)
+
+    def _send_until_stop(self, source: Source) -> None:
+        self._note_state()
+        ended = False
+        while not self.stop.is_set:
+            self._listen()
+            sent = False
+            room = self._room()
+            if room and not ended:
+                try:
+                    sent = self._take_and_send(source, room)
+                except errors.ShutDown:
+                    ended = True
+            if ended and not self._unacknowledged():
+                raise errors.ShutDown("the queue was shut down")
+            if not sent:
+                self._wait(source, bool(room) and not ended)
+        deadline = time.monotonic() + DRAIN_S
+        while self._unacknowledged() and time.monotonic() < deadline:
+            self._listen()
+            time.sleep(0.001)
+        for one in self._outlets:
+            one.pass_on(Message(messages.BYE, one.sender).packed(), b"")
+
+    def _wait(self, source: Source, may_take: bool) -> None:
+        self._note_figures(source)
+        (self._all if may_take else self._answers).poll(IDLE_MS)
+        self._connections_at = 0.0
+
+    def _room(self) -> int:
+        """How many packets may be taken and sent now."""
+        rooms = [one.room(self.options.window) for one in self._outlets]
+        return min(min(rooms) if self._to_all else max(rooms), PACKETS_MAX)
+
+    def _take_and_send(self, source: Source, room: int) -> bool:
+        """Sends one burst. False if there is nothing to send."""
+        found = self._next(source, room)
+        if found is None:
+            return False
+        batch, packed = found
+        self._mean = len(packed[1]) / batch.n
+        outlets = self._outlets if self._to_all else [self._least_loaded()]
+        shipment = Shipment(batch, len(packed[1]), len(outlets))
+        for one in outlets:
+            self._ship(one, shipment, packed)
+        return True
+
+    def _next(self, source: Source, room: int) -> tuple[Batch, tuple[bytes, bytes]] | None:
+        """Takes up to room packets of about burst_bytes, and packs them."""
+        wanted = min(room, int(self.options.burst_bytes // max(self._mean, PACKET_LEAST))) or 1
+        if not self._taken:
+            batch = source.take(wanted)
+            if batch is None:
+                return None
+            self._taken.append(batch)
+        self._divide(wanted)
+        packed = self._taken[0].packed()
+        if len(packed[1]) > 2 * self.options.burst_bytes:  # larger than those before
+            self._divide(fitting(packed[0], self.options.burst_bytes))
+            packed = self._taken[0].packed()
+        return self._taken.pop(0), packed
+
+    def _divide(self, n: int) -> None:
+        """Leaves n packets in the batch that is next."""
+        if self._taken[0].n > n:
+            self._taken[:1] = self._taken[0].split(n)
+
+    def _least_loaded(self) -> Outlet:
+        window = self.options.window
+        able = [one for one in self._outlets if one.room(window)]
+        return min(able, key=lambda one: len(one.window))
+
+    def _ship(
+        self, one: Outlet, shipment: Shipment, packed: tuple[bytes, bytes] | None = None
+    ) -> None:
+        one.newest += 1
+        sent = Sent(one.newest, shipment, time.monotonic())
+        one.window.append(sent)
+        one.packets += shipment.batch.n
+        one.send(sent, packed)
+
+    # What comes back.
+
+    def _listen(self) -> None:
+        """Reads what the receivers and the connections say."""
+        now = time.monotonic()
+        connections = now >= self._connections_at
+        if connections:
+            self._connections_at = now + CONNECTIONS_S
+        for one in self._outlets:
+            for event in sockets.happened(one.monitor) if connections else ():
+                self._connection(one, event)
+            while one.connected and self._answer(one):
+                pass
+            waited = now - one.asked
+            quiet = now - one.moved
+            if one.connected and waited > ASK_S and (
+                not one.ready or (one.window and quiet > ASK_S) or quiet > KEEP_S < waited
+            ):  # fmt: skip
+                one.hello()
+        if len(self._outlets) > 1 and not self._to_all:
+            self._fail_over(now)
+
+    def _connection(self, one: Outlet, event: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            one.connected = True
+            one.refusal = ""
+            one.hello()
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._lost(one)
+        else:
+            one.refusal = "the handshake failed: it is no receiver of a bridge, or refuses the key"
+        self._note_state()
+
+    def _lost(self, one: Outlet) -> None:
+        if one.ready:
+            one.away = time.monotonic()
+        one.connected = one.ready = False
+
+    def _answer(self, one: Outlet) -> bool:
+        """Reads one answer. False if there is none."""
+        try:
+            frames = one.sock.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        try:
+            message = messages.message_of(frames[0])
+        except BadMessage as error:
+            one.refusal = str(error)
+            return True
+        if message.sender == one.sender:
+            self._understand(one, message, frames[-1])
+        return True
+
+    def _understand(self, one: Outlet, message: Message, text: bytes) -> None:
+        if message.kind == messages.ACK:
+            self._acknowledged(one, message.number)
+            one.credit = message.credit
+        elif message.kind == messages.WELCOME and message.turn == one.turn:
+            self._welcomed(one, message)
+        elif message.kind == messages.WHO:
+            if one.ready:
+                one.ready = False
+                one.hello()
+        elif message.kind == messages.REJECTED:
+            self._rejected(one, message.number, printable(text))
+        elif message.kind == messages.REFUSED:
+            one.refusal = printable(text)
+            self._note_state()
+
+    def _welcomed(self, one: Outlet, message: Message) -> None:
+        self._acknowledged(one, message.number)
+        one.credit = message.credit
+        if not one.ready:
+            if one.met:
+                self.figures.reconnects += 1
+            one.ready = one.met = True
+            one.refusal = ""
+        if one.window and one.window[0].number <= one.counted:  # lost, and those behind it refused
+            for sent in one.window:
+                one.send(sent)
+        self._note_state()
+
+    def _acknowledged(self, one: Outlet, last: int) -> None:
+        figures = self.figures
+        while one.window and one.window[0].number <= last:
+            sent = one.window.popleft()
+            shipment = sent.shipment
+            one.packets -= shipment.batch.n
+            one.moved = time.monotonic()
+            shipment.to -= 1
+            if shipment.to == 0:
+                shipment.batch.free()
+                figures.bursts += 1
+                figures.packets += shipment.batch.n
+                figures.bytes += shipment.size
+        figures.unacknowledged = self._unacknowledged()
+
+    def _rejected(self, one: Outlet, number: int, why: str) -> None:
+        """The receiver's pool never has room for a packet of that burst: the burst counts as one
+        that its consumer failed on."""
+        for sent in one.window:
+            if sent.number == number:
+                log.warning("link %s: returned: %s", self.options.shown, why)
+                self.figures.returned += sent.shipment.batch.n
+                sent.shipment.batch.give_back()
+
+    def _fail_over(self, now: float) -> None:
+        """Gives the bursts of a receiver that is away to the others; it may have them too."""
+        for one in self._outlets:
+            ready = [other for other in self._outlets if other.ready and other is not one]
+            if one.ready or not one.window or not ready:
+                continue
+            if now - one.away < self.options.failover_s:
+                continue
+            left = [sent.shipment for sent in one.window]
+            one.new_life()
+            for i, shipment in enumerate(left):
+                shipment.doubtful = True
+                self.figures.redelivered += shipment.batch.n
+                self._ship(ready[i % len(ready)], shipment)
+
+    # Figures, and the end.
+
+    def _unacknowledged(self) -> int:
+        return sum(len(one.window) for one in self._outlets)
+
+    def _note_state(self) -> None:
+        away = [one for one in self._outlets if not one.ready]
+        if not away or (len(away) < len(self._outlets) and not self._to_all):
+            self.up()
+        else:
+            self.down("; ".join(f"{one.to}: {one.refusal or 'no answer'}" for one in away))
+
+    def _note_figures(self, source: Source) -> None:
+        figures = self.figures
+        oldest = [one.window[0].at for one in self._outlets if one.window]
+        figures.unacknowledged = self._unacknowledged()
+        figures.oldest_since = min(oldest, default=None)
+        figures.lag = source.waiting
+
+    def _give_back(self) -> None:
+        """Returns what is not acknowledged to the queue."""
+        left = {id(sent.shipment): sent.shipment for one in self._outlets for sent in one.window}
+        for batch in [*(one.batch for one in left.values()), *self._taken]:
+            batch.give_back()
+        self.figures.unacknowledged = 0
+
+
+def _new_sender() -> bytes:
+    """Returns the id of a new sender. Its first byte is not zero, as ZeroMQ demands, nor is one of
+    its halves."""
+    return b"".join(b"\x01" + os.urandom(7) for _ in range(SENDER // 8))

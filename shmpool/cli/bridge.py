@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool bridge."""
+
+from pathlib import Path
+
+import click
+
+from .. import errors
+from ..rpc.protocol import default_socket
+from . import needs_extra
+
+
+@click.command(name="bridge", epilog="Example: shmpool bridge --config bridge.toml")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file with the links; docs/bridge.md describes it.",
+)
+@click.option("--check", is_flag=True, help="Check the configuration and exit.")
+@click.option(
+    "--make-keys",
+    type=click.Path(path_type=Path),
+    help="Write new CURVE keys into this file, print the public one, and exit.",
+)
+def command(config: Path | None, check: bool, make_keys: Path | None) -> None:
+    """Runs links to other machines in the foreground until SIGTERM or Ctrl-C.
+
+    A link takes from a queue or topic here and sends, or receives and puts into one here. Its
+    figures are shown by the daemon, if one runs.
+    """
+    try:
+        from ..bridge import process
+        from ..service import config as configuration
+        from ..service import logs
+
+        if make_keys is not None:
+            from ..bridge import keys
+
+            click.echo(keys.make(make_keys))
+            return
+        if config is None:
+            raise click.UsageError("--config is missing: the file with the [[link]] tables")
+        loaded = configuration.load(config)
+        if not loaded.link:
+            raise errors.InvalidArgument(f"{str(config)!r} has no [[link]] table")
+        if check:
+            return
+        logs.to_stderr(loaded.daemon.log_level)
+        socket = loaded.daemon.socket
+        process.run(loaded.link, Path(socket) if socket else default_socket())
+    except ModuleNotFoundError as error:
+        needs_extra(error, "bridge")

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What bridges have reported of their links, and for how long it counts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from .. import errors
+from ..rpc.records import LinkStats
+
+SILENT_S = 5.0  # without a report: the bridge has gone
+FORGET_S = 3600.0  # after which a silent bridge is not shown any more
+ENDED_S = 10.0  # the same for one that has said that it ends
+LINKS_MAX = 256  # of all bridges
+
+
+class Links:
+    """The links of all bridges that report to this daemon. For one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock is in seconds and monotonic."""
+        self._clock = clock
+        self._found: dict[tuple[str, str], tuple[float, LinkStats]] = {}  # by pool and name
+
+    def report(self, pid: int, links: list[LinkStats]) -> None:
+        """Takes a bridge's report in place of its last one. LimitReached."""
+        now = self._clock()
+        kept = {
+            key: (at, link)
+            for key, (at, link) in self._found.items()
+            if link.pid != pid and now - at < (ENDED_S if link.state == "ended" else FORGET_S)
+        }
+        if len(kept) + len(links) > LINKS_MAX:
+            raise errors.LimitReached(
+                f"{len(kept)} links are reported by other bridges; all together may have "
+                f"{LINKS_MAX}"
+            )
+        self._found = kept | {(link.pool, link.name): (now, link) for link in links}
+
+    def of(self, pool: str) -> list[LinkStats]:
+        """Returns the links of a pool, by name."""
+        now = self._clock()
+        found = [
+            self._shown(link, now - at)
+            for (of, _), (at, link) in sorted(self._found.items())
+            if of == pool and now - at < FORGET_S
+        ]
+        return [link for link in found if link is not None]
+
+    def _shown(self, link: LinkStats, age: float) -> LinkStats | None:
+        if link.state == "ended":
+            return link if age < ENDED_S else None
+        if age < SILENT_S:
+            return link
+        return replace(link, state="silent", why=f"no report from process {link.pid}")
+
+
+def down(link: LinkStats, wall: float) -> str:
+    """Says for how long a link has been down, if that is an alarm; else "". wall is in seconds
+    since 1970."""
+    if link.state == "silent":
+        return f"the bridge has not reported for more than {SILENT_S:g} s: {link.why}"
+    if link.state in ("down", "starting") and wall - link.since >= link.down_s:
+        return f"the link has been down for more than {link.down_s:g} s: {link.why}"
+    return ""
+
+
+def lags(link: LinkStats) -> str:
+    """Says how far a link lags, if that is an alarm; else ""."""
+    if link.state != "up" or link.oldest_s is None or link.oldest_s < link.lag_s:
+        return ""
+    return (
+        f"a burst has not been acknowledged for more than {link.lag_s:g} s; {link.unacknowledged} "
+        f"bursts are on their way, and {link.lag} packets wait"
+    )
