@@ -62,11 +62,11 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m clients.demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Those without the marker slow, which is set by measured processor time (tests/processor_time.py).
 test-quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto -m 'not slow and not contestants' $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not contestants' $(ARGS)
 
 # Each interpreter has a virtual environment of its own; one that is not installed is skipped.
 INTERPRETERS := 3.12 3.13
@@ -83,7 +83,7 @@ coverage: $(VENV)/.dev
 
 # The tests that need the other libraries of the benchmark; `make test` leaves them out.
 test-bench: $(VENV)/.dev $(VENV)/.bench
-	$(BIN)/python -m pytest -n auto -m contestants $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m contestants $(ARGS)
 
 build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	@mkdir -p build
@@ -139,7 +139,7 @@ soak: $(VENV)/.dev
 	CHAIN_SECONDS=1000 $(BIN)/python -m pytest -n 0 tests/test_net_chain.py
 
 relacy: $(VENV)/.dev
-	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)
+	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_relacy.py $(ARGS)
 
 # make release ARGS=1.2.3: version, changelog, build, checks, bill of materials, commit, tag. Sends nothing.
 release: $(VENV)/.dev
