@@ -11,7 +11,7 @@
 # make bench          the benchmark                         make bench-docs   writes its report into docs/
 # make bench-native   the C core beside other rings and allocators
 # make bench-instructions   instructions of each operation, compared with those that are kept
-# make bench-arrays   bench-chains  bench-daemon  bench-executor  bench-free-ring  bench-growth  bench-headers
+# make bench-arrays   bench-bridge  bench-chains  bench-daemon  bench-executor  bench-free-ring  bench-growth  bench-headers
 #      bench-import   bench-lanes  bench-net  bench-objects  bench-recovery  bench-topics  bench-wakeups  bench-warm
 #                     each one subject of docs/
 #
@@ -21,6 +21,7 @@
 # make pairs          two members in the middle of something at once, one or both killed
 # make soak           120,000 random kills, 200 of an executor's workers in 5,000 tasks, 50,000 corrupted words,
 #                     1,000 of workers on 20 million packets of a veth pair in 1,000 s (about two hours)
+# make soak-bridge    200 random kills of bridges between two network namespaces
 # make steer          4 million runs of the C core steered from a seed
 # make mutants        breaks steps; tests must fail         make relacy   20 million interleavings
 # make fuzz           random frames for the daemon's reader, for a minute
@@ -43,7 +44,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all help demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-import sweep pairs soak steer mutants relacy fuzz docs site release share tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-bridge bench-import sweep pairs soak soak-bridge steer mutants relacy fuzz docs site release share tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -138,6 +139,10 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 0 tests/test_executor_deaths.py -k many_random_kills
 	CHAIN_SECONDS=1000 $(BIN)/python -m pytest -n 0 tests/test_net_chain.py
 
+# As root: two network namespaces.
+soak-bridge: $(VENV)/.dev
+	$(BIN)/python -m tests.bridge_storm $(ARGS)
+
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_relacy.py $(ARGS)
 
@@ -165,7 +170,7 @@ site: $(VENV)/.dev
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
 TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
 	musl-tools prometheus valgrind chromium chromium-driver iproute2 libpcap0.8 runc \
-	curl iperf3 iputils-ping bind9-dnsutils tcpreplay nats-server
+	curl iperf3 iputils-ping bind9-dnsutils tcpreplay nats-server nftables
 # clang's sanitizers are a package of their own, of clang's version.
 CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
 # CPython's own tests of concurrent.futures, for the version that Debian has.
@@ -210,6 +215,9 @@ bench-objects: $(VENV)/.bench
 
 bench-wakeups: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.wakeups $(ARGS)
+
+bench-bridge: $(VENV)/.bench
+	$(BIN)/python -m clients.bench.bridge $(ARGS)
 
 bench-net: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.net $(ARGS)
