@@ -10,7 +10,8 @@
 #              how long a dead reader holds a topic's writer up (a minute), and lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills, 200 of an executor's workers in 5,000 tasks, 50,000 corrupted words,
-#              4,000 of workers on 20 million packets of a veth pair (about two hours)        make relacy   20 million interleavings
+#              4,000 of workers on 20 million packets of a veth pair (about two hours)
+# make soak-bridge   200 random kills of bridges between two network namespaces, and 200 with a server of NATS        make relacy   20 million interleavings
 # make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must fail
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
@@ -24,7 +25,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net sweep pairs soak steer mutants relacy fuzz docs site release share tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-bridge sweep pairs soak soak-bridge steer mutants relacy fuzz docs site release share tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -116,6 +117,11 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 0 tests/test_executor_deaths.py -k many_random_kills
 	CHAIN_PACKETS=20000000 $(BIN)/python -m pytest -n 0 tests/test_net_chain.py
 
+# As root: two network namespaces.
+soak-bridge: $(VENV)/.dev
+	$(BIN)/python -m tests.bridge_storm $(ARGS)
+	NATS_KILLS=200 $(BIN)/python -m pytest -n 0 tests/test_bridge_nats.py -k everybody_is_killed
+
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)
 
@@ -140,7 +146,7 @@ site: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
-TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
+TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static nftables \
 	musl-tools prometheus valgrind chromium chromium-driver iproute2 libpcap0.8 \
 	nats-server
 # clang's sanitizers are a package of their own, of clang's version.
@@ -187,6 +193,10 @@ bench-objects: $(VENV)/.bench
 
 bench-wakeups: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.wakeups $(ARGS)
+
+bench-bridge: $(VENV)/.dev
+	$(BIN)/python -m clients.bench.bridge $(ARGS)
+	$(BIN)/python -m clients.bench.nats_bridge
 
 bench-net: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.net $(ARGS)

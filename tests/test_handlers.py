@@ -22,6 +22,7 @@ from shmpool.rpc.protocol import (
     List,
     Peek,
     Redrive,
+    ReportLinks,
     Watch,
 )
 from shmpool.service import handlers
@@ -78,6 +79,7 @@ ASKED = {
     Peek: {"queue": "work"},
     Redrive: {"queue": "work"},
     Drain: {"queue": "work"},
+    ReportLinks: {"pid": 1, "links": []},
 }
 
 

@@ -145,7 +145,7 @@ PYTHON_ORDER = re.findall(
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.links service.alarms service.history service.watched_pool
     service.handlers service.scheduling service.config_lines service.config_values
-    bridge.__init__ bridge.nats_options bridge.config service.config
+    bridge.__init__ bridge.nats_options bridge.config service.config service.bridge_process
     service.declared_pools service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http service.daemon

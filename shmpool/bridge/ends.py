@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from .. import errors
-from .._hot import packed_longest
+from .._hot import Buffer, packed_longest
 from ..burst import Burst
 from ..pool import Pool
 from ..queue import AlfQueue
@@ -30,6 +30,9 @@ class Refused(errors.ShmpoolError):
     """A link cannot work as it is configured, or the other side refuses it."""
 
 
+Packed = tuple[bytes, bytes | Buffer]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Packets that a sender has taken, and owns until the other side has them."""
@@ -37,8 +40,8 @@ class Batch:
     packets: Burst | Samples
     n: int
 
-    def packed(self) -> tuple[bytes, bytes]:
-        """Returns the packets' table, and their bytes."""
+    def packed(self) -> Packed:
+        """Returns the packets' table, and their bytes, or the buffer that has them."""
         return pack(self.packets)
 
     def split(self, n: int) -> tuple["Batch", "Batch"]:
@@ -104,11 +107,6 @@ class QueueSource(Source):
             raise Refused(
                 f"queue {queue.pool.name}/{queue.name} has on_death {queue.on_death!r}; what a "
                 'bridge sends must have on_death="requeue", or it is lost with the bridge'
-            )
-        if queue.producers == "single":
-            raise Refused(
-                f"queue {queue.pool.name}/{queue.name} has a single producer, so nothing can be "
-                'returned to it; make it with producers="multi"'
             )
         self._queue = queue
 

@@ -17,7 +17,7 @@ were sent before it, so what its WELCOME does not count was lost, and is sent ag
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .packing import BadMessage
 
@@ -29,8 +29,7 @@ _HEAD = struct.Struct("=IBBHI16sQQQ")
 HEAD = _HEAD.size
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """The head of a message."""
 
     kind: int
@@ -43,10 +42,8 @@ class Message:
 
     def packed(self) -> bytes:
         """The head as bytes."""
-        return _HEAD.pack(
-            MAGIC, self.kind, self.flags, 0, self.packets, self.sender, self.number, self.credit,
-            self.turn,
-        )  # fmt: skip
+        kind, sender, number, credit, turn, flags, packets = self
+        return _HEAD.pack(MAGIC, kind, flags, 0, packets, sender, number, credit, turn)
 
 
 def message_of(frame: bytes | memoryview) -> Message:

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from .. import errors
-from .._hot import burst_pack, burst_unpack, packed_longest
+from .._hot import Buffer, Sample, burst_pack, burst_unpack, packed_longest
 from ..burst import Burst
 from ..codes import fail
 from ..topic import Samples
@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 
 _RECORD = struct.Struct("=IIIHHQ")  # struct pack_record of hot/pack.c
 RECORD = _RECORD.size
+STRAIGHT = 4096  # bytes from which a single buffer is not copied
 
 
-def pack(batch: Burst | Samples, head: bytes = b"") -> tuple[bytes, bytes]:
-    """Returns head with the packets' table behind it, and their bytes. The caller still owns the
-    packets."""
+def pack(batch: Burst | Samples) -> tuple[bytes, "bytes | Buffer"]:
+    """Returns the packets' table, and their bytes: of a single large buffer, that buffer. The
+    caller still owns the packets."""
     if isinstance(batch, Burst):
-        return burst_pack(batch, head)
-    table = [_RECORD.pack(len(one), one.mark, one.flow_hash, 0, 0, one.timestamp) for one in batch]
-    return b"".join([head, *table]), b"".join(map(bytes, batch))
+        if len(batch) == 1 and len(batch[0]) >= STRAIGHT and len(batch[0].segments) == 1:
+            return _record(batch[0], batch[0].redelivered), batch[0]
+        return burst_pack(batch, b"")
+    return b"".join(_record(one, 0) for one in batch), b"".join(map(bytes, batch))
+
+
+def _record(one: Buffer | Sample, redelivered: int) -> bytes:
+    return _RECORD.pack(len(one), one.mark, one.flow_hash, redelivered, 0, one.timestamp)
 
 
 def fitting(table: bytes, most: int) -> int:

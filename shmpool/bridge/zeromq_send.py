@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import zmq
 
 from .. import errors
+from .._hot import Buffer
 from ..names import printable
 from ..pool import Pool
 from . import messages, sockets
 from .config import PACKETS_MAX, Remote
-from .ends import Batch, Source, source_of
+from .ends import Batch, Packed, Source, source_of
 from .ledger import SENDER
 from .link import DRAIN_S, Link
 from .messages import Message
@@ -26,6 +27,7 @@ from .packing import BadMessage, fitting
 
 log = logging.getLogger("shmpool.bridge")
 
+NOBLOCK, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 SOON_S = 0.02  # after which a HELLO that had no connection is tried again
 CONNECTIONS_S = 0.02  # between two questions what has become of the connections
 ASK_S = 3.0  # without an answer, after which HELLO is sent again
@@ -92,7 +94,7 @@ class Outlet:
         if not self.pass_on(hello.packed(), self.path):
             self.asked += SOON_S - ASK_S
 
-    def send(self, sent: Sent, packed: tuple[bytes, bytes] | None = None) -> None:
+    def send(self, sent: Sent, packed: Packed | None = None) -> None:
         """Sends a burst, which may be packed already. Without a connection it is lost, and a
         WELCOME will not count it."""
         shipment = sent.shipment
@@ -103,11 +105,11 @@ class Outlet:
         sent.at = self.moved = time.monotonic()
         self.pass_on(head.packed() + table, data)
 
-    def pass_on(self, head: bytes, rest: bytes) -> bool:
+    def pass_on(self, head: bytes, rest: bytes | Buffer) -> bool:
         """Sends a message. False if there is no connection."""
         try:
-            self.sock.send(head, zmq.NOBLOCK | zmq.SNDMORE)
-            self.sock.send(rest, zmq.NOBLOCK)
+            self.sock.send(head, MORE)
+            self.sock.send(rest, NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -156,11 +158,13 @@ class Sender(Link):
 
     def _send_until_stop(self, source: Source) -> None:
         self._note_state()
-        ended = False
+        sent = ended = False
         while not self.stop.is_set:
-            self._listen()
+            room = self._room() if sent else 0
+            if room == 0 or self._unacknowledged() * 2 >= self.options.window:
+                self._listen()  # seldom, while there is room
+                room = self._room()
             sent = False
-            room = self._room()
             if room and not ended:
                 try:
                     sent = self._take_and_send(source, room)
@@ -200,7 +204,7 @@ class Sender(Link):
             self._ship(one, shipment, packed)
         return True
 
-    def _next(self, source: Source, room: int) -> tuple[Batch, tuple[bytes, bytes]] | None:
+    def _next(self, source: Source, room: int) -> tuple[Batch, Packed] | None:
         """Takes up to room packets of about burst_bytes, and packs them."""
         wanted = min(room, int(self.options.burst_bytes // max(self._mean, PACKET_LEAST))) or 1
         if not self._taken:
@@ -225,9 +229,7 @@ class Sender(Link):
         able = [one for one in self._outlets if one.room(window)]
         return min(able, key=lambda one: len(one.window))
 
-    def _ship(
-        self, one: Outlet, shipment: Shipment, packed: tuple[bytes, bytes] | None = None
-    ) -> None:
+    def _ship(self, one: Outlet, shipment: Shipment, packed: Packed | None = None) -> None:
         one.newest += 1
         sent = Sent(one.newest, shipment, time.monotonic())
         one.window.append(sent)
@@ -275,16 +277,16 @@ class Sender(Link):
     def _answer(self, one: Outlet) -> bool:
         """Reads one answer. False if there is none."""
         try:
-            frames = one.sock.recv_multipart(zmq.NOBLOCK)
+            answer = one.sock.recv(NOBLOCK)
         except zmq.Again:
             return False
         try:
-            message = messages.message_of(frames[0])
+            message = messages.message_of(answer)
         except BadMessage as error:
             one.refusal = str(error)
             return True
         if message.sender == one.sender:
-            self._understand(one, message, frames[-1])
+            self._understand(one, message, answer[messages.HEAD :])
         return True
 
     def _understand(self, one: Outlet, message: Message, text: bytes) -> None:

@@ -16,13 +16,14 @@ from . import needs_extra
     type=click.Path(path_type=Path),
     help="TOML file with the links; docs/bridge.md describes it.",
 )
+@click.option("--socket", help="Path of the daemon's socket. [as for shmpool daemon]")
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @click.option(
     "--make-keys",
     type=click.Path(path_type=Path),
     help="Write new CURVE keys into this file, print the public one, and exit.",
 )
-def command(config: Path | None, check: bool, make_keys: Path | None) -> None:
+def command(config: Path | None, socket: str | None, check: bool, make_keys: Path | None) -> None:
     """Runs links to other machines in the foreground until SIGTERM or Ctrl-C.
 
     A link takes from a queue or topic here and sends, or receives and puts into one here. Its
@@ -46,7 +47,7 @@ def command(config: Path | None, check: bool, make_keys: Path | None) -> None:
         if check:
             return
         logs.to_stderr(loaded.daemon.log_level)
-        socket = loaded.daemon.socket
-        process.run(loaded.link, Path(socket) if socket else default_socket())
+        where = socket or loaded.daemon.socket
+        process.run(loaded.link, Path(where) if where else default_socket())
     except ModuleNotFoundError as error:
         needs_extra(error, "bridge")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..names import LINE_SHOWN, printable
 from ..rpc import wire
+from ..rpc.records import LinkStats
 from ..view import TopicStats
 
 WIDTH = 160  # columns of a table that is not printed to a terminal
@@ -88,6 +89,20 @@ def print_topics(topics: Sequence[TopicStats]) -> None:
             ("topic", "subscriber", "process", "name", "policy", "lag", "gaps", "held", "state"),
             rows,
         )
+
+
+def print_links(links: Sequence[LinkStats]) -> None:
+    """Prints links, if there are some, and why one is not up."""
+    if links:
+        print_table(
+            ("link", "to", "state", "packets", "unacknowledged", "lag", "reconnects", "doubled",
+             "redelivered", "why"),
+            [
+                (x.name, x.target, x.state, x.packets, f"{x.unacknowledged}/{x.window}", x.lag,
+                 x.reconnects, x.doubled, x.redelivered, x.why)
+                for x in links
+            ],
+        )  # fmt: skip
 
 
 def print_plain(rows: Sequence[Sequence[str]]) -> None:

@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Footer, Static
 from .. import errors
 from ..names import LINE_SHOWN, printable
 from ..rpc.protocol import GetMembers, GetStats, List
-from ..rpc.records import PoolStats
+from ..rpc.records import LinkStats, PoolStats
 from ..stats import Member
 from ..topic import Subscription
 from ..view import TopicStats
@@ -33,9 +33,11 @@ QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s", "ref
 TOPICS = ("pool", "topic", "depth", "kept", "published/s", "waiting", "subscribers")
 SUBSCRIBERS = ("pool", "topic", "subscriber", "process", "name", "policy", "lag", "gaps", "held",
                "gets/s", "state")  # fmt: skip
+LINKS = ("pool", "link", "to", "state", "packets/s", "unacknowledged", "lag", "reconnects",
+         "doubled", "redelivered", "why")  # fmt: skip
 MEMBERS = ("pool", "member", "process", "thread", "held", "cached", "doing", "ops/s")
 TABLES = {"pools": POOLS, "queues": QUEUES, "topics": TOPICS, "subscribers": SUBSCRIBERS,
-          "members": MEMBERS}  # fmt: skip
+          "links": LINKS, "members": MEMBERS}  # fmt: skip
 SORTS = ("held", "ops/s", "process")
 OPS = ("alloc", "free", "enqueue", "dequeue")
 
@@ -145,6 +147,7 @@ class Top(App[None]):
         queues: list[tuple[object, ...]] = []
         topics: list[tuple[object, ...]] = []
         subscribers: list[tuple[object, ...]] = []
+        links: list[tuple[object, ...]] = []
         members: list[tuple[object, ...]] = []
         for name, (stats, attached) in now.pools.items():
             before = self._before.pools.get(name) if self._before is not None else None
@@ -167,6 +170,11 @@ class Top(App[None]):
                      s.held, rate.subscriber(topic, s), s.state)
                     for s in topic.subscribers
                 ]  # fmt: skip
+            links += [
+                (name, x.name, x.target, x.state, rate.link(x), f"{x.unacknowledged}/{x.window}",
+                 x.lag, x.reconnects, x.doubled, x.redelivered, x.why)
+                for x in stats.links
+            ]  # fmt: skip
             members += [
                 (name, m.number, m.pid, m.tid, m.held, m.cached, m.operation or "", rate.member(m))
                 for m in attached
@@ -174,7 +182,9 @@ class Top(App[None]):
         column = MEMBERS.index(SORTS[self._sort])
         members.sort(key=lambda row: cast(int, row[column]), reverse=column != 2)
         named = [(row[0], *map(str, row[1:4]), *row[4:]) for row in members]  # numbers, not counts
-        for table, rows in zip(TABLES, (pools, queues, topics, subscribers, named), strict=True):
+        for table, rows in zip(
+            TABLES, (pools, queues, topics, subscribers, links, named), strict=True
+        ):
             self._fill(table, rows[:MEMBERS_MAX])
         self._before = now
 
@@ -230,6 +240,10 @@ class _Rates:
                 more = topic.published - before.published + was.lag - subscriber.lag
                 return max(self._per_second(more), 0)
         return 0
+
+    def link(self, link: LinkStats) -> int:
+        before = {one.name: one for one in self._before.links}.get(link.name, link)
+        return max(self._per_second(link.packets - before.packets), 0)
 
     def member(self, member: Member) -> int:
         before = self._members.get((member.number, member.attached_ns))

@@ -6,7 +6,7 @@ from datetime import datetime
 from ..rpc.protocol import GetStats
 from ..rpc.records import PoolStats
 from .access import query
-from .output import print_table, print_topics
+from .output import print_links, print_table, print_topics
 
 
 def show(stats: PoolStats) -> None:
@@ -30,6 +30,7 @@ def show(stats: PoolStats) -> None:
             ],
         )
     print_topics(stats.topics)
+    print_links(stats.links)
     print_table(("counter", "buffers or times"), list(buffers.counters.items()))
     recoveries = stats.recoveries
     if recoveries.count and recoveries.last_at is not None and recoveries.last_s is not None:

@@ -29,6 +29,7 @@ from ..rpc import protocol, wire
 from ..segment import group_id
 from . import declared_pools, logs, systemd
 from .alarms import Policy
+from .bridge_process import BridgeProcess
 from .config import Config, ConfigError, load
 from .config_values import SHOWN, http_address, share_a_file, socket_path
 from .connection import Connection, Peer
@@ -112,6 +113,9 @@ class Daemon:
                     )
                 )
                 log.info("live page at %s", url)
+            self._bridge = BridgeProcess(self._path, self.socket_path)
+            stack.push_async_callback(self._bridge.close)
+            await self._bridge.apply(self.config.link)
             self._handle_signals()
             _release_memory_of_the_start()
             watchdog = self._loop.create_task(_feed_watchdog())
@@ -201,6 +205,7 @@ class Daemon:
         try:
             loaded = self._load()
             await self.supervisor.declare(loaded)
+            await self._bridge.apply(loaded.link)
             started = self._started.daemon
             late = [o for o in START_OPTIONS if getattr(loaded.daemon, o) != getattr(started, o)]
             for option in late:

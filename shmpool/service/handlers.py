@@ -9,7 +9,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
 from typing import Any
 
 from .. import errors
@@ -80,7 +79,7 @@ class RequestHandler:
                     f"pool {name!r}: {self.watched_max} pools are watched already, which is the "
                     "most; unlink a pool, or let [daemon] adopt name fewer"
                 )
-            watched = self.watched[name] = WatchedPool(View(name), policy)
+            watched = self.watched[name] = WatchedPool(View(name), policy, links=self.links)
         watched.use(policy, rank)
         return watched
 
@@ -127,7 +126,7 @@ class RequestHandler:
             case GetStats(name):
                 watched = self._watched(name)
                 if watched is not None:
-                    return replace(watched.stats(), links=self.links.of(name))
+                    return watched.stats()
                 with View(name) as view:
                     return stats_of(view, time.time(), Recoveries(), [])
             case GetMembers(name):

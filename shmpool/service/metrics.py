@@ -30,10 +30,13 @@ OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 ACCEPT_MAX = 4096  # bytes of an Accept header that are read
 PER_QUEUE = ("enqueue", "dequeue")  # counted for each queue, not for the pool
+LINK_FIGURES = ("packets", "bytes", "window", "unacknowledged", "lag", "reconnects", "doubled",
+                "redelivered", "returned")  # fmt: skip
 _END = b"# EOF\n"  # of OpenMetrics
 
 Gauge, Counter = GaugeMetricFamily, CounterMetricFamily
 POOL, QUEUE, TOPIC = ("pool",), ("pool", "queue"), ("pool", "topic")
+LINK = ("pool", "link", "direction")
 SUBSCRIBER = (*TOPIC, "subscriber", "pid", "name", "policy")
 # Type, name after "shmpool_", help and labels of each family.
 FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
@@ -66,6 +69,17 @@ FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
     (Gauge, "subscriber_lag", "Messages that a subscriber has not got yet.", SUBSCRIBER),
     (Counter, "subscriber_gaps", "Messages that a subscriber has missed.", SUBSCRIBER),
     (Gauge, "subscriber_held", "Messages that a subscriber has got and not let go.", SUBSCRIBER),
+    (Gauge, "link_up", "1 if the other side of a link is there.", LINK),
+    (Counter, "link_packets", "Packets that a link has sent, or put.", LINK),
+    (Counter, "link_bytes", "Their bytes.", LINK),
+    (Gauge, "link_window", "Bursts that a link may have on their way.", LINK),
+    (Gauge, "link_unacknowledged", "Bursts of a link that are on their way.", LINK),
+    (Gauge, "link_oldest_seconds", "Age of the oldest of them.", LINK),
+    (Gauge, "link_lag", "Packets that wait to be sent or put.", LINK),
+    (Counter, "link_reconnects", "Connections of a link after its first one.", LINK),
+    (Counter, "link_doubled", "Bursts that came twice, and were put once.", LINK),
+    (Counter, "link_redelivered", "Packets that were perhaps put twice, and are marked.", LINK),
+    (Counter, "link_returned", "Packets that the other side had no room for, ever.", LINK),
     (Gauge, "alarms", "Active alarms.", ("pool", "alarm")),
     (Counter, "recoveries", "Recoveries by this daemon.", POOL),
     (Counter, "recovered_members", "Dead members that were recovered.", POOL),
@@ -143,6 +157,12 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
             add("subscriber_lag", one.lag, *who)
             add("subscriber_gaps", one.gaps, *who)
             add("subscriber_held", one.held, *who)
+    for link in pool.stats().links:
+        way = link.name, "out" if link.sends else "in"
+        add("link_up", link.state == "up", *way)
+        add("link_oldest_seconds", link.oldest_s or 0.0, *way)
+        for figure in LINK_FIGURES:
+            add(f"link_{figure}", getattr(link, figure), *way)
     for op, count in stats.counters.items():
         if op not in PER_QUEUE:
             add("ops", count, "", op)

@@ -219,8 +219,6 @@ class Supervisor:
                 continue
             with self._inspect_budgets.use(name), self._guarded("inspection", name):
                 self._log_alarms(name, pool.inspect())
-                links = self.handler.links.of(name)
-                self._log_alarms(name, pool.alarms.update_links(links))
             if (pause := self._inspect_budgets.slowed(name, self.interval)) is not None:
                 log.warning("pool %s takes long to inspect; next in %.1f s", name, pause)
             if not pool.writable:

@@ -20,6 +20,7 @@ from ..stats import Holder, Recovery, Stats
 from ..view import View
 from .alarms import Alarms, Changes, Policy
 from .history import History
+from .links import Links
 
 EVENTS_KEPT = 64
 SUSPENDED_MAX = 64  # members in an operation whose state is read from /proc: 30 us each
@@ -57,9 +58,14 @@ class WatchedPool:
     """
 
     def __init__(
-        self, view: View, policy: Policy, clock: Callable[[], float] = time.monotonic
+        self,
+        view: View,
+        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
+        links: Links | None = None,
     ) -> None:
-        """clock is in seconds and monotonic."""
+        """clock is in seconds and monotonic. links are those of all pools."""
+        self._links = links or Links()
         self.view = view
         self.inode = view.inode
         self.policy = policy
@@ -101,7 +107,8 @@ class WatchedPool:
         self.view.close()
 
     def stats(self) -> PoolStats:
-        return stats_of(self.view, time.time(), self.recoveries, self.alarms.active())
+        stats = stats_of(self.view, time.time(), self.recoveries, self.alarms.active())
+        return replace(stats, links=self._links.of(self.view.name))
 
     def recovered(self, what: Recovery, seconds: float) -> RecoveryEvent:
         """Counts a recovery and returns its event."""
@@ -135,7 +142,9 @@ class WatchedPool:
         self._watch_trimmable(stats)
         flows = self.view.queues(), self.view.topics()
         self.history.add(self._clock(), *flows)
-        return self.alarms.update(self._clock(), self.policy, stats, *flows, suspended)
+        changes = self.alarms.update(self._clock(), self.policy, stats, *flows, suspended)
+        of_links = self.alarms.update_links(self._links.of(self.view.name))
+        return changes[0] + of_links[0], changes[1] + of_links[1]
 
     def inspect_holders(self, holders: list[Holder]) -> Changes:
         """Returns the alarms that the holders of buffers raise and clear."""

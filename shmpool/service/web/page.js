@@ -44,6 +44,7 @@ function card(name) {
   node.setAttribute("aria-label", `pool ${name}`);
   node.querySelector("h2").textContent = name;
   node.querySelector(".subscribers").setAttribute("aria-label", `subscribers of topics of ${name}`);
+  node.querySelector(".links").setAttribute("aria-label", `links of ${name}`);
   node.querySelector(".members").setAttribute("aria-label", `members of ${name}`);
   const bars = new Map();
   for (const [state] of STATES) {
@@ -182,6 +183,9 @@ function draw(shown) {
   drawRows(shown.node.querySelector(".subscribers"), pool.topics.flatMap((topic) =>
     topic.subscribers.map((one) => [topic.name, one.number, one.pid, one.name, one.policy,
       number(one.lag), number(one.gaps), number(one.held), stateOf(one)])));
+  drawRows(shown.node.querySelector(".links"), pool.links.map((link) => [link.name, link.target,
+    link.state, number(link.packets), `${number(link.unacknowledged)} of ${number(link.window)}`,
+    number(link.lag), number(link.reconnects), number(link.doubled), number(link.redelivered), link.why]));
   const details = shown.node.querySelector("details");
   details.hidden = pool.members.length === 0;
   const more = b.members > pool.members.length ? `, of ${number(b.members)} those with most buffers` : "";

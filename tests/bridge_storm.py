@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridges that are killed at random, and every packet counted: python -m tests.bridge_storm.
+
+Two network namespaces with a veth pair between them, a bridge in each, and a pool at each end. One
+thread puts numbered packets into the queue that is sent, another takes them out of the queue that
+is put into. In the end each number has arrived. One that has arrived n times was marked as
+redelivered n - 1 times at least, and there are no more of them than the kills allow.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import shmpool
+from tests import network_spaces
+from tests.network_spaces import Space, ip
+
+ROOT = Path(__file__).resolve().parent.parent
+PORT = 5555
+WINDOW = 8  # bursts
+BURST = 4096  # bytes, in 64 packets
+SIZE = 64
+GUARD_S = 100.0  # against hangs, not a measurement
+Pools = tuple[shmpool.Pool, shmpool.Pool]
+
+
+class Bridge:
+    """`shmpool bridge` in a namespace, or in this one."""
+
+    def __init__(self, folder: Path, name: str, text: str, space: Space | None = None) -> None:
+        config = folder / f"{name}.toml"
+        config.write_text(text)
+        self._command = [*(space.command if space else []), sys.executable, "-m", "shmpool"]
+        self._command += ["bridge", "--config", str(config)]
+        self._log = (folder / f"{name}.log").open("a")
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, cwd=ROOT, stderr=self._log)
+
+    def kill(self) -> None:
+        """Kills it, at whatever it is doing, and starts it again."""
+        self.process.kill()
+        self.process.wait()
+        self.start()
+
+    def end(self) -> int:
+        """Ends it as a user does. Returns its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(GUARD_S)
+        self._log.close()
+        return status
+
+
+@dataclass
+class Ledger:
+    """What has arrived: how often each number, and how often it was marked."""
+
+    total: int
+    times: bytearray = field(init=False)
+    marked: bytearray = field(init=False)
+    arrived: int = 0  # different numbers
+
+    def __post_init__(self) -> None:
+        self.times, self.marked = bytearray(self.total), bytearray(self.total)
+
+    def note(self, burst: shmpool.Burst) -> None:
+        for number, again in zip(burst.marks.tolist(), burst.redelivered.tolist(), strict=True):
+            self.arrived += not self.times[number]
+            self.times[number] += 1
+            self.marked[number] += again > 0
+
+    @property
+    def doubled(self) -> int:
+        """Packets that came more than once, each time counted."""
+        return sum(self.times) - self.arrived
+
+    def faults(self) -> list[str]:
+        """What is wrong, if all have been sent."""
+        lost = [i for i, n in enumerate(self.times) if not n]
+        hidden = [i for i, n in enumerate(self.times) if n > 1 and self.marked[i] < n - 1]
+        return [
+            f"{len(found)} packets {what}, the first {found[:5]}"
+            for what, found in (("lost", lost), ("doubled and not marked", hidden))
+            if found
+        ]
+
+
+class Flow:
+    """A thread that puts total packets into one queue, and one that takes them from the other."""
+
+    def __init__(self, pools: Pools, total: int, pause: Callable[[], None] = lambda: None) -> None:
+        """pause is called before each burst is taken."""
+        self.ledger, self._total, self._pause = Ledger(total), total, pause
+        self._failed: list[BaseException] = []
+        self._source, self._target = pools[0].queue("work"), pools[1].queue("work")
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(call,)) for call in (self._put, self._take)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            self._failed.append(error)
+
+    def _put(self) -> None:
+        pool, sent = self._source.pool, 0
+        while sent < self._total:
+            n = min(64, self._total - sent)
+            with pool.alloc_many(n, GUARD_S) as burst:
+                burst.lengths = SIZE
+                burst.marks = range(sent, sent + n)
+                burst.set_column(0, range(sent, sent + n), ">u4")
+                self._source.put_many(burst, GUARD_S)
+            sent += n
+
+    def _take(self) -> None:
+        while self.ledger.arrived < self._total:
+            self._pause()
+            with self._target.get_many(256, GUARD_S) as burst:
+                assert burst.marks.tolist() == burst.column(0, ">u4").tolist()
+                self.ledger.note(burst)
+
+    @property
+    def over(self) -> bool:
+        """All have arrived, or it failed."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def join(self) -> Ledger:
+        for thread in self._threads:
+            thread.join(GUARD_S)
+            assert not thread.is_alive()
+        for error in self._failed:
+            raise error
+        return self.ledger
+
+
+@contextlib.contextmanager
+def pools(stem: str) -> Iterator[Pools]:
+    """A pool at each end, each with a queue `work`."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for end in "ab":
+            pool = shmpool.Pool.create(f"{stem}-{end}", buffer_size=SIZE, capacity=4096)
+            stack.callback(shmpool.Pool.unlink, pool.name)
+            stack.enter_context(pool)
+            pool.create_queue("work", capacity=1024, on_death="requeue")
+            found.append(pool)
+        yield found[0], found[1]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def sender(pools: Pools, host: str, port: int = PORT) -> str:
+    return (
+        f'[[link]]\nfrom = "{pools[0].name}/work"\nto = "zmq://{host}:{port}/{pools[1].name}/work"\n'
+        f"window = {WINDOW}\nburst_bytes = {BURST}\n"
+    )
+
+
+def receiver(pools: Pools, host: str = "*", port: int = PORT) -> str:
+    return (
+        f'[[link]]\nfrom = "zmq://{host}:{port}/{pools[1].name}/work"\n'
+        f'to = "{pools[1].name}/work"\nwindow = {WINDOW}\n'
+    )
+
+
+@contextlib.contextmanager
+def bridged(pools: Pools, spaces: tuple[Space, Space], folder: Path) -> Iterator[list[Bridge]]:
+    """A bridge in each namespace: the one that sends, and the one that receives."""
+    there = Bridge(folder, "receive", receiver(pools), spaces[1])
+    here = Bridge(folder, "send", sender(pools, spaces[1].address), spaces[0])
+    try:
+        yield [here, there]
+    finally:
+        statuses = [one.end() for one in (here, there)]
+        assert statuses == [0, 0]
+
+
+def settled(pools: Pools) -> list[str]:
+    """What is left that should not be, when both bridges have ended."""
+    found = []
+    for pool in pools:
+        pool.recover()
+        audit = pool.audit()
+        if not audit.ok or audit.held:
+            found.append(f"pool {pool.name}: {audit}")
+        if len(pool.queue("work")):
+            found.append(f"pool {pool.name}: {len(pool.queue('work'))} packets in queue work")
+    return found
+
+
+def set_link(space: Space, state: str) -> None:
+    ip("-n", space.name, "link", "set", "veth", state)
+
+
+def storm(kills: int, total: int, seed: int, downs: int = 0) -> tuple[Ledger, int]:
+    """Kills one of the bridges at random, so often, while packets flow; takes the veth pair down
+    in between. Returns what arrived, and how many kills there were."""
+    chance = random.Random(seed)
+    stem = f"storm-bridge-{os.getpid()}"
+    with (
+        network_spaces.made() as spaces,
+        pools(stem) as ends,
+        TemporaryDirectory() as folder,
+    ):
+        done, left = 0, [*(["kill"] * kills), *(["down"] * downs)]
+        chance.shuffle(left)
+        with bridged(ends, spaces, Path(folder)) as bridges:
+            flow = Flow(ends, total)
+            before, moved = 0, time.monotonic()
+            while not flow.over:
+                time.sleep(chance.uniform(0.05, 0.4))
+                if flow.ledger.arrived > before:  # it has begun to flow again
+                    before, moved = flow.ledger.arrived, time.monotonic()
+                    if left:
+                        fault = left.pop()
+                        if fault == "kill":
+                            chance.choice(bridges).kill()
+                            done += 1
+                        else:
+                            set_link(spaces[0], "down")
+                            time.sleep(chance.uniform(0.1, 1.0))
+                            set_link(spaces[0], "up")
+                assert time.monotonic() - moved < GUARD_S, f"{before} of {total} arrived"
+            ledger = flow.join()
+        for problem in settled(ends):
+            raise AssertionError(problem)
+        return ledger, done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--packets", type=int, default=20_000_000)
+    parser.add_argument("--downs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    ledger, kills = storm(given.kills, given.packets, given.seed, given.downs)
+    print(
+        f"{ledger.total} packets, {kills} kills, {ledger.doubled} doubled and marked; "
+        f"{'; '.join(ledger.faults()) or 'none lost'}"
+    )
+    return 1 if ledger.faults() or kills < given.kills else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

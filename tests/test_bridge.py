@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a bridge: packets as bytes, the ledger, both ends of a ZeroMQ link in one process."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Eventually, MakePool, at_rest
+
+import shmpool
+
+pytest.importorskip("zmq", reason="shmpool[bridge] is not installed")
+
+from shmpool.bridge import keys
+from shmpool.bridge.config import LinkOptions
+from shmpool.bridge.ends import Batch, Refused, Target, source_of
+from shmpool.bridge.ledger import ENTRIES, Ledger
+from shmpool.bridge.link import Link, link_of
+from shmpool.bridge.packing import RECORD, BadMessage, checked, fitting, pack, unpack
+from shmpool.bridge.stopping import Ending, Stop
+from tests.bridge_storm import free_port
+
+Run = Callable[..., Link]
+
+
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    made = Stop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """run(from_, to, ...): runs a link in this process until the end of the test."""
+    made: list[Link] = []
+
+    def start(source: str, to: str | list[str], **options: object) -> Link:
+        made.append(link_of(LinkOptions(source, to, **options)))  # type: ignore[arg-type]
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for link in made:
+        link.end()
+    ended = [link.join(30) for link in made]
+    assert all(ended)
+
+
+def ends(make_pool: MakePool, **options: object) -> tuple[shmpool.Pool, shmpool.Pool]:
+    """Two pools, each with a queue `work` that requeues."""
+    made = [make_pool(buffer_size=64, capacity=1024, **options) for _ in range(2)]
+    for pool in made:
+        pool.create_queue("work", capacity=256, on_death="requeue")
+    return made[0], made[1]
+
+
+def test_packets_travel_with_their_headers(make_pool: MakePool) -> None:
+    """Lengths, marks, hashes, times and contents are the same on the other side; redelivered is
+    one more if it is said so. A packet that needs a chain arrives too."""
+    here, there = make_pool(buffer_size=512, capacity=64), make_pool(buffer_size=128, capacity=256)
+    with here.alloc_many(5) as burst:
+        burst.lengths = [0, 1, 64, 128, 500]  # the last one is a chain there
+        burst.marks, burst.flow_hashes = range(5), range(10, 15)
+        burst.timestamps = [2**40 + i for i in range(5)]
+        for i, buf in enumerate(burst):
+            buf.view[:] = bytes([65 + i]) * len(buf)
+        table, data = pack(burst[:])
+    assert 5 == checked(table, bytes(data)) == len(table) // RECORD
+    first, at, found = 0, 0, []
+    while first < 5:
+        got, at = unpack(there, table, bytes(data), first, at, 2, True, 0)
+        first += len(got)
+        found += [
+            (len(one), one.mark, one.flow_hash, one.timestamp, one.redelivered, bytes(one))
+            for one in got
+        ]
+        got.free()
+    lengths = [0, 1, 64, 128, 500]
+    assert found == [
+        (n, i, 10 + i, 2**40 + i, 1, bytes([65 + i]) * n) for i, n in enumerate(lengths)
+    ]
+
+
+def test_a_large_buffer_is_sent_as_it_lies(make_pool: MakePool) -> None:
+    """A single large buffer is not copied into bytes."""
+    pool = make_pool(buffer_size=8192, capacity=64)
+    with pool.alloc_many(1) as burst:
+        burst.lengths = 8192
+        table, data = pack(burst)
+        assert data is burst[0]
+        assert 1 == checked(table, bytes(data))
+
+
+def test_tables_that_lie(make_pool: MakePool) -> None:
+    """A table whose lengths are not those of the data is refused, wherever it lies; no buffer is
+    lost."""
+    pool = make_pool(buffer_size=64, capacity=64)
+    with pool.alloc_many(3) as burst:
+        burst.lengths = 10
+        table, data = pack(burst[:])
+    record = np.frombuffer(table, "u4").reshape(3, -1).copy()
+    for wrong in (table[:-1], table[:RECORD], b""):
+        with pytest.raises(BadMessage):
+            checked(wrong, bytes(data))
+    record[0, 0], record[1, 0] = 2**32 - 1, 2**32 - 10  # their sum is that of the data, in 32 bits
+    with pytest.raises(BadMessage):
+        checked(record.tobytes(), bytes(data))
+    with pytest.raises(BadMessage):  # as if nobody had checked
+        unpack(pool, table, bytes(data)[:5], 0, 0, 3, False, 0)
+    assert (2, 1) == (fitting(table, 25), fitting(table, 5))
+    assert at_rest(pool)
+
+
+def test_the_ledger_outlives_its_receiver(make_pool: MakePool, stop: Stop) -> None:
+    """A receiver that is killed leaves its ledger to the next one: the last number of each sender,
+    which the one before noted. Only the number after it may have been put."""
+    pool = make_pool(buffer_size=64, capacity=256)
+    one, two = b"\1" * 16, b"\2" * 16
+    if os.fork() == 0:
+        ledger = Ledger(pool, "5555/x", stop)
+        ledger.note(one, 7)
+        ledger.note(two, 1)
+        ledger.note(one, 8)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    ledger = Ledger(pool, "5555/x", stop)
+    assert (8, 1, None) == (ledger.last(one), ledger.last(two), ledger.last(b"\3" * 16))
+    assert [True, False] == [ledger.is_next(one, n) for n in (9, 10)]
+    ledger.note(one, 9)
+    assert not ledger.is_next(one, 10)
+    ledger.close()
+    with contextlib.closing(Ledger(pool, "5555/x", stop)) as again:
+        assert 9 == again.last(one)
+    assert at_rest(pool)
+
+
+def test_the_ledger_forgets_the_silent(make_pool: MakePool, stop: Stop) -> None:
+    """A new sender takes the place of the one that has been silent for longest."""
+    pool = make_pool(buffer_size=64, capacity=256)
+    with contextlib.closing(Ledger(pool, "x", stop)) as ledger:
+        senders = [b"%08d%08d" % (i, i) for i in range(ENTRIES + 1)]
+        for sender in senders[:-1]:
+            ledger.note(sender, 1)
+        ledger.note(senders[0], 2)
+        ledger.note(senders[-1], 5)
+        found = [ledger.last(senders[i]) for i in (0, 1, 2, -1)]
+    assert [2, None, 1, 5] == found
+    with contextlib.closing(Ledger(pool, "x", stop)) as ledger:
+        assert found == [ledger.last(senders[i]) for i in (0, 1, 2, -1)]
+
+
+def test_one_receiver_has_the_ledger(make_pool: MakePool, stop: Stop) -> None:
+    """A second receiver at the same address waits for the first one's, and makes none."""
+    pool = make_pool(buffer_size=64, capacity=256)
+    ledger = Ledger(pool, "x", stop)
+    ledger._make()
+    (queue,) = pool.queues()
+    assert 0 == len(queue)
+    ledger.close()
+    assert 1 == len(queue)
+
+
+def test_what_is_sent_must_requeue(make_pool: MakePool) -> None:
+    """A queue that would lose what the bridge holds is refused."""
+    pool = make_pool(buffer_size=64, capacity=64)
+    pool.create_queue("loses", capacity=8)
+    with pytest.raises(Refused, match='must have on_death="requeue"'):
+        source_of(pool, "loses")
+
+
+def test_what_is_given_back_is_marked(make_pool: MakePool) -> None:
+    """A batch that is given back is in its queue again, redelivered once more."""
+    pool = make_pool(buffer_size=64, capacity=64)
+    queue = pool.create_queue("work", capacity=8, on_death="requeue")
+    queue.send_many([b"a", b"b", b"c"])
+    batch = source_of(pool, "work").take(8)
+    assert batch is not None
+    assert 3 == batch.n
+    first, rest = batch.split(1)
+    rest.give_back()
+    first.give_back()
+    assert [(b"b", 1), (b"c", 1), (b"a", 1)] == [(m.payload, m.redelivered) for m in queue.peek(3)]
+    assert isinstance(first, Batch)
+
+
+def test_a_full_queue_holds_a_receiver_up(make_pool: MakePool, stop: Stop) -> None:
+    """place() waits for room; if the link ends in that time, nothing is lost but what it held."""
+    here, there = ends(make_pool)
+    small = there.create_queue("small", capacity=2)
+    with here.alloc_many(3) as burst:
+        burst.lengths = 1
+        table, data = pack(burst[:])
+    stop.set()
+    target = Target(there, "small")
+    assert 2 == target.room()
+    with pytest.raises(Ending):
+        target.place(memoryview(table), memoryview(bytes(data)), False, stop)
+    assert at_rest(there)
+    assert len(small) <= 2
+
+
+def test_a_link_moves_packets(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+    """What is put into a queue here is in a queue there, in its order; the figures of both links
+    say how much."""
+    here, there = ends(make_pool)
+    address = f"zmq://127.0.0.1:{free_port()}/x"
+    receiver = run(address, f"{there.name}/work")
+    sender = run(f"{here.name}/work", address)
+    payloads = [b"%d" % i for i in range(100)]
+    here.queue("work").send_many(payloads)
+    found: list[bytes] = []
+    while len(found) < 100:
+        found += there.queue("work").recv_many(100, 30)
+    assert payloads == found
+    eventually(lambda: sender.figures.packets == receiver.figures.packets == 100)
+    assert ("up", "up") == (sender.figures.state, receiver.figures.state)
+    assert here.stats().held == 0
+
+
+def test_topics_travel(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+    """A topic here is a topic there."""
+    here, there = ends(make_pool)
+    ticks, shown = here.create_topic("ticks", depth=64), there.create_topic("ticks", depth=64)
+    address = f"zmq://127.0.0.1:{free_port()}/x"
+    run(address, f"{there.name}/ticks")
+    sender = run(f"{here.name}/ticks", address)
+    eventually(lambda: sender.figures.state == "up" and ticks.subscribers())
+    with shown.subscribe() as subscriber:
+        for i in range(5):
+            ticks.send(b"%d" % i)
+        assert [b"%d" % i for i in range(5)] == [bytes(subscriber.get(30)) for _ in range(5)]
+
+
+@pytest.mark.parametrize("receivers", ["competing", "all"])
+def test_several_receivers(
+    make_pool: MakePool, run: Run, eventually: Eventually, receivers: str
+) -> None:
+    """Competing receivers get each packet once between them, and all receivers each get each."""
+    here, there = ends(make_pool)
+    other = make_pool(buffer_size=64, capacity=1024)
+    other.create_queue("work", capacity=256, on_death="requeue")
+    addresses = [f"zmq://127.0.0.1:{free_port()}/x" for _ in range(2)]
+    for address, pool in zip(addresses, (there, other), strict=True):
+        run(address, f"{pool.name}/work")
+    sender = run(f"{here.name}/work", addresses, receivers=receivers)
+    eventually(lambda: sender.figures.state == "up")
+    queues = [pool.queue("work") for pool in (there, other)]
+    here.queue("work").send_many([b"%d" % i for i in range(64)])
+    wanted = 64 if receivers == "competing" else 128
+    eventually(lambda: wanted == sum(map(len, queues)))
+    found = [sorted(int(m.payload) for m in queue.peek(64)) for queue in queues if len(queue)]
+    if receivers == "all":
+        assert [list(range(64))] * 2 == found
+    else:
+        assert list(range(64)) == sorted(number for numbers in found for number in numbers)
+
+
+def test_a_receiver_that_is_away_loses_its_bursts(
+    make_pool: MakePool, run: Run, eventually: Eventually
+) -> None:
+    """What a competing receiver has not acknowledged for failover_s goes to the others, marked."""
+    here, there = ends(make_pool)
+    other = make_pool(buffer_size=64, capacity=1024)
+    full = other.create_queue("work", capacity=256, on_death="requeue")
+    addresses = [f"zmq://127.0.0.1:{free_port()}/x" for _ in range(2)]
+    away = run(addresses[1], f"{other.name}/work")
+    sender = run(f"{here.name}/work", addresses, failover_s=0.1)
+    eventually(lambda: sender.figures.state == "up")
+    full.send_many([b"" for _ in range(256)])  # it takes what its credit allows, and stops there
+    here.queue("work").send_many([b"%d" % i for i in range(20)])
+    eventually(lambda: sender.figures.unacknowledged > 0)
+    away.end()
+    run(addresses[0], f"{there.name}/work")
+    found: dict[bytes, int] = {}
+    while len(found) < 20:
+        with there.queue("work").get(30) as buf:
+            found[bytes(buf)] = buf.redelivered
+    assert any(found.values())
+
+
+def test_a_packet_that_has_no_room_there(
+    make_pool: MakePool, run: Run, eventually: Eventually
+) -> None:
+    """A packet that the other pool never has room for is returned to its queue, and after some
+    tries to its dead letters; what comes behind it arrives."""
+    here = make_pool(buffer_size=65536, capacity=64)
+    letters = here.create_queue("letters", capacity=8)
+    here.create_queue(
+        "work", capacity=64, on_death="requeue", dead_letter="letters", max_redeliveries=2
+    )
+    there = make_pool(buffer_size=64, capacity=128)
+    there.create_queue("work", capacity=64)
+    address = f"zmq://127.0.0.1:{free_port()}/x"
+    run(address, f"{there.name}/work")
+    sender = run(f"{here.name}/work", address, burst_bytes=1024)
+    eventually(lambda: sender.figures.state == "up")
+    here.queue("work").send(bytes(65536))
+    eventually(lambda: len(letters) == 1)
+    here.queue("work").send(b"small")
+    assert b"small" == there.queue("work").recv(30)
+    assert sender.figures.returned >= 2
+
+
+def test_keys(make_pool: MakePool, run: Run, eventually: Eventually, tmp_path: Path) -> None:
+    """With keys a link works between those that know each other, and no other sender gets in."""
+    here, there = ends(make_pool)
+    files = [tmp_path / name for name in ("here", "there", "stranger")]
+    mine, theirs, _ = (keys.make(file) for file in files)
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+    address = f"zmq://127.0.0.1:{free_port()}/x"
+    run(address, f"{there.name}/work", key_file=str(files[1]), allow_keys=[mine])
+    stranger = run(
+        f"{here.name}/work", address, key_file=str(files[2]), peer_key=theirs, name="stranger"
+    )
+    eventually(lambda: "refuses the key" in stranger.figures.why)
+    here.queue("work").send(b"secret")
+    stranger.end()
+    run(f"{here.name}/work", address, key_file=str(files[0]), peer_key=theirs)
+    assert b"secret" == there.queue("work").recv(30)
+    files[0].chmod(0o644)
+    with pytest.raises(Refused, match="mode 0644; it must be 0600"):
+        keys.read(str(files[0]))
+
+
+def test_strangers_at_the_port(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+    """Bytes of any kind, and messages that no bridge sends, change nothing for a link."""
+    import zmq
+
+    here, there = ends(make_pool)
+    port = free_port()
+    receiver = run(f"zmq://127.0.0.1:{port}/x", f"{there.name}/work")
+    sender = run(f"{here.name}/work", f"zmq://127.0.0.1:{port}/x")
+    wrong = run(f"{here.name}/work", f"zmq://127.0.0.1:{port}/other", name="wrong path")
+    eventually(lambda: "'other' is not received here; 'x' is" in wrong.figures.why)
+    wrong.end()
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        raw.sendall(os.urandom(1000))
+    with zmq.Context() as ctx, ctx.socket(zmq.DEALER) as sock:
+        sock.linger = 1000
+        sock.connect(f"tcp://127.0.0.1:{port}")
+        for frames in ([b""], [b"x" * 52], [b"", b"", b""], [bytes(range(60)), b"y" * 9]):
+            sock.send_multipart(frames)
+        eventually(lambda: sender.figures.state == "up")
+        here.queue("work").send(b"good")
+        assert b"good" == there.queue("work").recv(30)
+    assert "up" == receiver.figures.state
+
+
+def test_import_shmpool_imports_no_bridge() -> None:
+    """The package costs nothing where it is not used."""
+    code = "import shmpool, sys; print([m for m in sys.modules if 'bridge' in m or m == 'zmq'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "[]\n" == done.stdout

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridges between two network namespaces, and what can happen to them: each packet arrives, one
+that arrives twice is marked, and all resumes by itself. `make soak-bridge` does so 200 times."""
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Eventually, StartDaemon, resident
+
+import shmpool
+
+pytest.importorskip("zmq", reason="shmpool[bridge] is not installed")
+
+from tests.bridge_storm import (
+    BURST,
+    SIZE,
+    WINDOW,
+    Bridge,
+    Flow,
+    Pools,
+    bridged,
+    free_port,
+    pools,
+    receiver,
+    sender,
+    set_link,
+    settled,
+    storm,
+)
+from tests.network_spaces import Space, made
+
+A_WINDOW = WINDOW * BURST // SIZE  # packets
+
+
+@pytest.fixture(scope="module")
+def spaces() -> Iterator[tuple[Space, Space]]:
+    with made() as both:
+        yield both
+
+
+@pytest.fixture
+def both_ends(pool_name: str) -> Iterator[Pools]:
+    with pools(pool_name) as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_kills_at_random() -> None:
+    """Bridges at both ends are killed while packets flow, and the link is taken down. None is lost,
+    and each kill doubles a window at most, marked."""
+    ledger, kills = storm(kills=8, total=400_000, seed=20, downs=1)
+    assert [] == ledger.faults()
+    assert ledger.doubled <= kills * A_WINDOW
+
+
+def test_a_link_that_is_down(
+    spaces: tuple[Space, Space], both_ends: Pools, tmp_path: Path, eventually: Eventually
+) -> None:
+    """While the link is down the packets wait where they are, and no more than a window is taken.
+    Then all arrive, once."""
+    with bridged(both_ends, spaces, tmp_path):
+        source, target = (pool.queue("work") for pool in both_ends)
+        source.send(b"first")
+        assert b"first" == target.recv(60)
+        set_link(spaces[0], "down")
+        try:
+            source.send_many([b"%d" % i for i in range(1000)])
+            eventually(lambda: "no answer" in (tmp_path / "send.log").read_text()[-200:])
+            assert both_ends[0].stats().held <= A_WINDOW
+            assert 1000 == both_ends[0].stats().held + len(source)
+        finally:
+            set_link(spaces[0], "up")
+        found: list[bytes] = []
+        while len(found) < 1000:
+            found += target.recv_many(256, 60)
+        assert sorted(map(int, found)) == list(range(1000))
+    assert [] == settled(both_ends)
+
+
+def test_a_lossy_link(spaces: tuple[Space, Space], both_ends: Pools, tmp_path: Path) -> None:
+    """One packet of ten is lost on the way, in both directions, and all arrive once."""
+    if not shutil.which("nft"):
+        pytest.skip("needs nftables; `make tools` as root installs it")
+    rules = (
+        "add table ip lossy; add chain ip lossy input { type filter hook input priority 0; }; "
+        "add rule ip lossy input numgen random mod 10 < 1 drop"
+    )
+    for space in spaces:
+        subprocess.run([*space.command, "nft", rules], check=True)
+    try:
+        with bridged(both_ends, spaces, tmp_path):
+            ledger = Flow(both_ends, 20_000).join()
+    finally:
+        for space in spaces:
+            subprocess.run([*space.command, "nft", "delete", "table", "ip", "lossy"], check=True)
+    assert [] == ledger.faults() + settled(both_ends)
+    assert 0 == ledger.doubled
+
+
+def test_a_slow_consumer(
+    spaces: tuple[Space, Space], both_ends: Pools, tmp_path: Path, eventually: Eventually
+) -> None:
+    """A consumer that stops holds its packets up where they are: the queue there fills, a window is
+    on its way, the others wait here, and no process grows."""
+    with bridged(both_ends, spaces, tmp_path) as bridges:
+        go_on = threading.Event()
+        flow = Flow(both_ends, 200_000, pause=lambda: go_on.wait() and None)
+        source, target = (pool.queue("work") for pool in both_ends)
+        eventually(lambda: target.full() and source.full())
+        before = [resident(bridge.process.pid) for bridge in bridges]
+        assert both_ends[0].stats().held <= A_WINDOW + 64  # those of the thread that puts
+        go_on.set()
+        ledger = flow.join()
+        grown = [
+            resident(bridge.process.pid) - was for bridge, was in zip(bridges, before, strict=True)
+        ]
+    assert [] == ledger.faults() + settled(both_ends)
+    assert 0 == ledger.doubled
+    assert max(grown) < 32 << 20
+
+
+def test_a_bridge_ends_as_asked(both_ends: Pools, tmp_path: Path, eventually: Eventually) -> None:
+    """SIGTERM gives back what no receiver has, marked, and leaves nothing held."""
+    bridge = Bridge(tmp_path, "send", sender(both_ends, "127.0.0.1", 9))  # nothing listens there
+    source = both_ends[0].queue("work")
+    source.send_many([b"%d" % i for i in range(10)])
+    eventually(lambda: "no answer" in (tmp_path / "send.log").read_text())
+    assert 0 == bridge.end()
+    assert 10 == len(source)
+    assert 0 == both_ends[0].stats().held
+
+
+def test_in_the_daemon(start_daemon: StartDaemon, both_ends: Pools, eventually: Eventually) -> None:
+    """The daemon runs the links of its configuration, starts their process again when it is killed,
+    and shows them, with an alarm while one is down."""
+    port = free_port()
+    links = sender(both_ends, "127.0.0.1", port) + "down_s = 0.2\n"
+    daemon = start_daemon(links, options="interval = 0.05")
+    with shmpool.Client(daemon.socket) as client:
+
+        def stats(end: int) -> shmpool.rpc.records.PoolStats:
+            return client.stats(both_ends[end].name)
+
+        eventually(lambda: [one.kind for one in stats(0).alarms] == ["link-down"])
+        daemon.config.write_text(daemon.config.read_text() + receiver(both_ends, "127.0.0.1", port))
+        daemon.process.send_signal(1)  # SIGHUP
+        eventually(lambda: [one.state for end in (0, 1) for one in stats(end).links] == ["up"] * 2)
+        eventually(lambda: not stats(0).alarms)
+        both_ends[0].queue("work").send(b"here")
+        assert b"here" == both_ends[1].queue("work").recv(60)
+        eventually(lambda: stats(0).links[0].packets == 1)
+        (pid,) = {one.pid for end in (0, 1) for one in stats(end).links}
+        subprocess.run(["kill", "-9", str(pid)], check=True)
+        eventually(lambda: {one.pid for one in stats(0).links} not in ({pid}, set()))
+        pid = stats(0).links[0].pid
+        both_ends[0].queue("work").send(b"again")
+        assert b"again" == both_ends[1].queue("work").recv(60)
+    assert 0 == daemon.end()
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
