@@ -21,7 +21,7 @@
 # make pairs          two members in the middle of something at once, one or both killed
 # make soak           120,000 random kills, 200 of an executor's workers in 5,000 tasks, 50,000 corrupted words,
 #                     1,000 of workers on 20 million packets of a veth pair in 1,000 s (about two hours)
-# make soak-bridge    200 random kills of bridges between two network namespaces
+# make soak-bridge    200 random kills of bridges between two network namespaces, and 200 with a server of NATS
 # make steer          4 million runs of the C core steered from a seed
 # make mutants        breaks steps; tests must fail         make relacy   20 million interleavings
 # make fuzz           random frames for the daemon's reader, for a minute
@@ -142,6 +142,7 @@ soak: $(VENV)/.dev
 # As root: two network namespaces.
 soak-bridge: $(VENV)/.dev
 	$(BIN)/python -m tests.bridge_storm $(ARGS)
+	NATS_KILLS=200 $(BIN)/python -m pytest -n 0 tests/test_bridge_nats.py -k everybody_is_killed
 
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_relacy.py $(ARGS)
@@ -216,8 +217,9 @@ bench-objects: $(VENV)/.bench
 bench-wakeups: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.wakeups $(ARGS)
 
-bench-bridge: $(VENV)/.bench
+bench-bridge: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.bridge $(ARGS)
+	$(BIN)/python -m clients.bench.nats_bridge
 
 bench-net: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.net $(ARGS)

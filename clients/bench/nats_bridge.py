@@ -91,12 +91,15 @@ def ours(address: str) -> Iterator[Contestant]:
         LinkOptions(stream, f"{names[1]}/work", burst_bytes=1 << 19),
     ]
 
-    def run(options: LinkOptions) -> None:
-        link = link_of(options)
-        link.start()
-        link.join()
+    def run(options: LinkOptions) -> Callable[[], None]:
+        def run() -> None:
+            link = link_of(options)
+            link.start()
+            link.join()
 
-    pids = [forked(lambda one=one: run(one)) for one in ends]
+        return run
+
+    pids = [forked(run(options)) for options in ends]
 
     def latency(size: int) -> float:
         began = time.perf_counter()
@@ -109,7 +112,7 @@ def ours(address: str) -> Iterator[Contestant]:
         while received < n:
             while sent < n and sent - received < 1024:
                 packets = here.pool.alloc_many(burst)
-                packets.lengths = size  # type: ignore[assignment]
+                packets.lengths = size
                 here.put_many(packets)
                 sent += burst
             with there.get_many(256) as got:

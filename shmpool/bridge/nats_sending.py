@@ -27,6 +27,7 @@ from nats.aio.msg import Msg
 from nats.js.api import RetentionPolicy
 
 from .. import errors
+from .._hot import Buffer
 from .config import PACKETS_MAX
 from .ends import Batch, Refused, Source
 from .link import DRAIN_S
@@ -216,5 +217,5 @@ async def _over(ending: asyncio.Event) -> None:
     await asyncio.sleep(DRAIN_S)
 
 
-def _body(batch: Batch, table: bytes, data: bytes) -> bytes:
+def _body(batch: Batch, table: bytes, data: bytes | Buffer) -> bytes:
     return b"".join((BODY.pack(batch.n), table, data))
