@@ -42,7 +42,10 @@ from shmpool.net.headers import Checksum, Layer
 from .flows import refuse_other_links
 from .rates import Rates, received, running
 
-DAMAGED = Layer.BAD | Layer.TRUNCATED
+WANTED = np.uint32(Layer.ETHERNET | Layer.IPV4)
+READ = WANTED | np.uint32(Layer.BAD | Layer.TRUNCATED)
+RIGHT = np.uint8(Checksum.RIGHT)
+MISSING = np.uint32(CHECKSUM_MISSING)
 NONE = -1  # no route
 GET_HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
 
@@ -95,7 +98,7 @@ class Table:
         pairs = [text.rpartition("=")[::2] for text in routes]
         self.routes = Routes([ipaddress.IPv4Network(prefix) for prefix, _ in pairs])
         lines = b"".join(mac(text) + own for _, text in pairs)
-        self.macs = np.frombuffer(lines, np.uint8).reshape(-1, 12)
+        self.macs = np.frombuffer(lines, "V12")
 
 
 def forward(
@@ -106,8 +109,8 @@ def forward(
     own: only frames to this MAC address.
     """
     headers = burst.headers()
-    good = headers.has(Layer.ETHERNET | Layer.IPV4) & (headers.layers & np.uint32(DAMAGED) == 0)
-    good &= burst.checksums(transport=False).ip == Checksum.RIGHT
+    good = headers.layers & READ == WANTED
+    good &= burst.checksums(transport=False).ip == RIGHT
     good &= burst.lengths == original_lengths(burst)
     if own is not None:
         ours = headers.mac_dst == own
@@ -115,22 +118,33 @@ def forward(
         counts.not_ours += len(burst) - int(np.count_nonzero(ours))
         counts.no_ipv4 += int(np.count_nonzero(ours & ~good))
     else:
-        counts.no_ipv4 += int(np.count_nonzero(~good))
+        counts.no_ipv4 += len(burst) - int(np.count_nonzero(good))
     route = table.routes.of(headers.dst4)
     routed = good & (route != NONE)
-    counts.no_route += int(np.count_nonzero(good & ~routed))
-    going = burst.select(routed)
-    alive = going.decrement_ttl()
-    counts.expired += int(np.count_nonzero(~alive))
-    leaving = going.select(alive)
-    leaving.set_column(0, table.macs[route[routed][alive]], "(12,)u1")
-    missing = leaving.marks & np.uint32(CHECKSUM_MISSING) != 0
+    counts.no_route += int(np.count_nonzero(good)) - int(np.count_nonzero(routed))
+    burst, route = only(routed, burst, route)
+    alive = burst.decrement_ttl()
+    counts.expired += len(burst) - int(np.count_nonzero(alive))
+    burst, route = only(alive, burst, route)
+    burst.set_column(0, table.macs[route])
+    missing = burst.marks & MISSING != 0
     if missing.any():
-        leaving.set_checksums(ip=False, where=missing)
-    if len(leaving):
-        counts.forwarded += sink.drain(leaving)
-    going.free()
+        burst.set_checksums(ip=False, where=missing)
+    if len(burst):
+        counts.forwarded += sink.drain(burst)
+    else:
+        burst.free()
+
+
+def only(
+    mask: NDArray[np.bool_], burst: shmpool.Burst, route: NDArray[np.intp]
+) -> tuple[shmpool.Burst, NDArray[np.intp]]:
+    """Frees the others. Mostly there are none."""
+    if mask.all():
+        return burst, route
+    chosen = burst.select(mask)
     burst.free()
+    return chosen, route[mask]
 
 
 def mac(text: str) -> bytes:

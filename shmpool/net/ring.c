@@ -17,6 +17,9 @@
 #include <sys/socket.h>
 
 #define VLAN 0x8100u
+/* Packets ahead of which the header is fetched, as if all had the same length: each one's place is
+ * in the header before it, so without that each is waited for. */
+#define AHEAD 6
 
 /* A place in the ring: the next packet that is not delivered. */
 struct ring_place {
@@ -160,9 +163,10 @@ static uint32_t find(struct ring_object *self, uint32_t most)
 		if (!at.open && !enter(self, &at))
 			break;
 		for (; at.left && n < most; n++, pass(&at)) {
+			const uint64_t step =
+				((const struct tpacket3_hdr *)at.next)->tp_next_offset;
 			self->packet[n] = described(at.next);
-			__builtin_prefetch(at.next +
-					   ((const struct tpacket3_hdr *)at.next)->tp_next_offset);
+			__builtin_prefetch(at.next + AHEAD * step);
 		}
 		if (n == most)
 			break;
