@@ -30,7 +30,7 @@ ACK_EVERY = 8  # bursts of a sender, or half of its window, while more of them a
 TURN = 32  # messages that are read before acknowledgements are sent
 IDLE_MS, STARVING_MS = 250, 10  # between two questions whether there is room
 SILENT_S = 5.0  # after which nothing is kept free for a sender
-GONE_S = 60.0  # after which a sender is forgotten, but not by the ledger
+GONE_S = 30.0  # after which a sender is forgotten, but not by the ledger
 MESSAGE_LEAST = 4 << 20  # bytes that every receiver takes in one message
 COMPLAIN_S = 10.0  # between two lines of the log about what a peer sent
 SENDERS_MAX = 120  # connected at once: fewer than the ledger knows
@@ -196,15 +196,13 @@ class Receiver(Link):
     def _grant(self, session: Session) -> int:
         """Returns how many packets the sender may have on their way: its share of the room that no
         other sender was promised."""
-        now = time.monotonic()
-        others = sum(
+        now, room = time.monotonic(), self._target.room()
+        others = [
             one.granted
             for one in self._sessions.values()
             if one is not session and now - one.heard < SILENT_S
-        )
-        room = self._target.room()
-        share = room // max(len(self._sessions), 1)
-        session.granted = max(min(share, room - others), 0)
+        ]
+        session.granted = max(min(room // (len(others) + 1), room - sum(others)), 0)
         return session.granted
 
     def _answer(self, sender: bytes, session: Session) -> None:
