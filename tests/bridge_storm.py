@@ -251,7 +251,12 @@ def storm(kills: int, seed: int, downs: int = 0) -> Ledger:
                         set_link(spaces[0], "down")
                         time.sleep(chance.uniform(0.1, 1.0))
                         set_link(spaces[0], "up")
-                assert time.monotonic() - moved < GUARD_S, f"only {before} packets arrived"
+                if time.monotonic() - moved > GUARD_S:
+                    logs = [
+                        (Path(folder) / f"{end}.log").read_text() for end in ("send", "receive")
+                    ]
+                    tails = "\n".join(log[-1500:] for log in logs)
+                    raise AssertionError(f"only {before} packets arrived:\n{tails}")
             flow.finish()
             ledger = flow.join()
         for problem in settled(ends):
