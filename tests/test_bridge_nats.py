@@ -29,6 +29,7 @@ from shmpool.bridge.nats_options import NatsOptions  # noqa: E402
 from shmpool.bridge.nats_sending import BODY, VERSION  # noqa: E402
 from shmpool.bridge.nats_stream import Place, covers, stream_differences  # noqa: E402
 from shmpool.bridge.packing import RECORD  # noqa: E402
+from shmpool.service.config import parse  # noqa: E402
 
 Start = Callable[..., Child]
 Run = Callable[..., Link]
@@ -660,6 +661,16 @@ def test_the_options_are_checked() -> None:
     link = LinkOptions("nats://host:4222/a.b", "rx/work", receivers="all")
     assert ["from_", "nats.consumer"] == [name for name, _ in link_refusals(link)]
     assert [] == list(link_refusals(LinkOptions("nats://host:4222/work", "rx/work")))
+
+
+def test_the_configuration_names_the_line() -> None:
+    """[link.nats] is of the [[link]] before it."""
+    ends = 'from = "rx/work"\nto = "nats://host:4222/{}"\n[link.nats]\n{}\n'
+    one, two = ends.format("a", "replicas = 3"), ends.format("b", "replicas = 9")
+    links = parse(f"[[link]]\nname = 'a'\n{one}[[link]]\n{ends.format('b', '')}").link
+    assert [3, None] == [link.nats.replicas for link in links]
+    with pytest.raises(shmpool.InvalidArgument, match=r"line 11: link\.1\.nats\.replicas = 9: it"):
+        parse(f"[[link]]\nname = 'a'\n{one}[[link]]\n{two}")
 
 
 def test_differences_of_streams() -> None:

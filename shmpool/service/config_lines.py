@@ -39,6 +39,8 @@ def key_lines(text: str) -> dict[Path, int]:
             tables[path] = tables.get(path, -1) + 1
             found.setdefault(path, line)
             path = (*path, str(tables[path]))
+        elif header:
+            path = _in_array(path, tables)
         if header:
             table, at = path, text.index("]", at) + 1
             at += text.startswith("]", at)
@@ -47,6 +49,14 @@ def key_lines(text: str) -> dict[Path, int]:
         for depth in range(1, min(len(path), DEPTH) + 1):
             found.setdefault(path[:depth], line)
     return found
+
+
+def _in_array(path: Path, tables: dict[Path, int]) -> Path:
+    """The path of a table, with the number of the last table of an array that it is part of."""
+    for depth in range(1, len(path)):
+        if path[:depth] in tables:
+            return (*path[:depth], str(tables[path[:depth]]), *path[depth:])
+    return path
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
