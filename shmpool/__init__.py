@@ -68,11 +68,13 @@ methods: help(shmpool.Client). The answers are Pong: pid, uptime_s. Version: pro
 PoolSummary: name, watched, capacity, buffer_size, created, free, cached, held, queued, queues,
 topics, members, reserved, alarms, trouble. Description: pool, geometry, file, queues, topics.
 File: path, size, reserved, mode, uid, gid. PoolStats: pool, at, buffers, queues, topics,
-recoveries, alarms. QueueStats: name, capacity, depth, enqueued, dequeued, producers, consumers,
-on_death, dead_letter, max_redeliveries, refused, dropped, memory, lanes, lane_stats, which are
-LaneStats: depth, capacity, enqueued, dequeued, lost. TopicStats: name, depth, published, kept,
-waiting, subscribers. Recoveries: count, members, buffers, requeued, dead_lettered, last_at, last_s,
-longest_s, subscribers. Alarm: kind, subject, since, message. Pruned: removed, left.
+recoveries, alarms, links. QueueStats: name, capacity, depth, enqueued, dequeued, producers,
+consumers, on_death, dead_letter, max_redeliveries, refused, dropped, memory, lanes, lane_stats,
+which are LaneStats: depth, capacity, enqueued, dequeued, lost. TopicStats: name, depth, published,
+kept, waiting, subscribers. Recoveries: count, members, buffers, requeued, dead_lettered, last_at,
+last_s, longest_s, subscribers. Alarm: kind, subject, since, message. Pruned: removed, left.
+LinkStats: name, pid, pool, source, target, sends, state, since, why, bursts, packets, bytes,
+window, unacknowledged, oldest_s, lag, reconnects, doubled, redelivered, returned, down_s, lag_s.
 
 Exceptions, all ShmpoolError, with the attribute errno:
 InvalidArgument, LimitReached, OutOfSharedMemory, AccessDenied, SegmentInvalid; PoolExists,
@@ -140,6 +142,7 @@ if TYPE_CHECKING:
     from .rpc.records import (
         Alarm,
         Description,
+        LinkStats,
         Pong,
         PoolStats,
         PoolSummary,
@@ -175,6 +178,7 @@ __all__ = [
     "JoinableQueue",
     "LaneStats",
     "LimitReached",
+    "LinkStats",
     "Member",
     "Message",
     "NoArray",

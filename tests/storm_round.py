@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import shmpool
-from shmpool.options import Lanes
+from shmpool.choices import Lanes
 from tests.storm_driver import CALM_KILLS, Driver, Figures, Options
 from tests.storm_ledger import Ledger
 from tests.storm_log import STOP, UNKNOWN, Record

@@ -337,7 +337,7 @@ HOLDS = """
 
 @pytest.mark.parametrize("on_death", ["free", "requeue"])
 def test_killed_with_chains(
-    chained: shmpool.Pool, start: Start, on_death: shmpool.options.OnDeath
+    chained: shmpool.Pool, start: Start, on_death: shmpool.choices.OnDeath
 ) -> None:
     """What a killed process held is free, or back in the queue: whole, and once."""
     queue = chained.create_queue("q", capacity=8, on_death=on_death)

@@ -9,7 +9,7 @@ from conftest import MakePool
 from test_growth import small_shm
 
 import shmpool
-from shmpool.options import Memory
+from shmpool.choices import Memory
 
 LARGE = 1 << 20  # the largest queue
 

@@ -8,12 +8,12 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 from urllib.parse import unquote
 
 from .. import errors
 from ..names import is_name, printable
-from ..options import Option, Refusal, options_of, out_of_range
+from ..options import Option, Refusal, about, options_of, out_of_range
 from .nats_options import STREAM, NatsOptions, nats_refusals
 
 ENGINES = {"zmq": "bridge.zeromq", "nats": "bridge.nats"}  # by scheme: the module below shmpool
@@ -64,38 +64,38 @@ class LinkOptions:
     """[[link]]"""
 
     # fmt: off
-    from_: Annotated[str, Option(
-        "Where it takes from: a queue or topic here (pool/queue), or an address to receive at.")]
-    to: Annotated[str | list[str], Option(
-        "Where it puts: a queue or topic here, or the address of one or several receivers.")]
-    name: Annotated[str | None, Option(
-        "The link's name in figures and logs.", default="from")] = None
-    receivers: Annotated[Receivers, Option(
+    from_: str = field(metadata=about(Option(
+        "Where it takes from: a queue or topic here (pool/queue), or an address to receive at.")))
+    to: str | list[str] = field(metadata=about(Option(
+        "Where it puts: a queue or topic here, or the address of one or several receivers.")))
+    name: str | None = field(default=None, metadata=about(Option(
+        "The link's name in figures and logs.", default="from")))
+    receivers: Receivers = field(default="competing", metadata=about(Option(
         "Whether a burst goes to one of several receivers, or to all.",
-        choices=get_args(Receivers))] = "competing"
-    window: Annotated[int, Option(
+        choices=get_args(Receivers))))
+    window: int = field(default=16, metadata=about(Option(
         "Bursts that may be on their way to a receiver, not acknowledged.",
-        "bursts", 1, 1024)] = 16
-    burst_bytes: Annotated[int, Option(
+        "bursts", 1, 1024)))
+    burst_bytes: int = field(default=262144, metadata=about(Option(
         "Bytes that a burst has at most, if it has more than one packet.",
-        "bytes", 1024, 1 << 20)] = 262144
-    key_file: Annotated[str | None, Option(
+        "bytes", 1024, 1 << 20)))
+    key_file: str | None = field(default=None, metadata=about(Option(
         "File with the CURVE keys of this end (zmq), as `shmpool bridge --make-keys` writes it.",
-        default="no encryption")] = None
-    peer_key: Annotated[str | None, Option(
+        default="no encryption")))
+    peer_key: str | None = field(default=None, metadata=about(Option(
         "The receiver's public key, 40 characters: with it the link is encrypted.",
-        default="no encryption")] = None
-    allow_keys: Annotated[list[str], Option(
+        default="no encryption")))
+    allow_keys: list[str] = field(default_factory=list, metadata=about(Option(
         "Public keys of the senders that may connect to an encrypted link.",
-        default="[]")] = field(default_factory=list)
-    down_s: Annotated[float, Option(
-        "Alarm when the link has been down for this long.", "seconds", 0.0, 1e6)] = 5.0
-    lag_s: Annotated[float, Option(
+        default="[]")))
+    down_s: float = field(default=5.0, metadata=about(Option(
+        "Alarm when the link has been down for this long.", "seconds", 0.0, 1e6)))
+    lag_s: float = field(default=10.0, metadata=about(Option(
         "Alarm when a burst has waited for this long to be acknowledged.",
-        "seconds", 0.0, 1e6)] = 10.0
-    failover_s: Annotated[float, Option(
+        "seconds", 0.0, 1e6)))
+    failover_s: float = field(default=10.0, metadata=about(Option(
         "A competing receiver that is away for this long loses its bursts to the others.",
-        "seconds", 0.1, 1e6)] = 10.0
+        "seconds", 0.1, 1e6)))
     # fmt: on
     nats: NatsOptions = field(default_factory=NatsOptions)
 

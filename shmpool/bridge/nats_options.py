@@ -7,9 +7,9 @@ No I/O, and nothing of nats-py.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-from ..options import Option, options_of, out_of_range
+from ..options import Option, about, options_of, out_of_range
 
 Storage = Literal["file", "memory"]
 STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # and of a consumer
@@ -23,47 +23,50 @@ class NatsOptions:
     """[link.nats]"""
 
     # fmt: off
-    servers: Annotated[list[str], Option(
+    servers: list[str] = field(default_factory=list, metadata=about(Option(
         "Other servers of the cluster, such as nats://other:4222.",
-        default="[]")] = field(default_factory=list)
-    subject: Annotated[str | None, Option(
-        "Subject that the stream's messages have.", default="the stream's name")] = None
-    consumer: Annotated[str | None, Option(
+        default="[]")))
+    subject: str | None = field(default=None, metadata=about(Option(
+        "Subject that the stream's messages have.", default="the stream's name")))
+    consumer: str | None = field(default=None, metadata=about(Option(
         "Name of the consumer that receivers share, or, with receivers = \"all\", that each has of "
-        "its own.", default=CONSUMER)] = None
-    storage: Annotated[Storage | None, Option(
-        "Where servers keep the stream.", choices=get_args(Storage), default="file")] = None
-    replicas: Annotated[int | None, Option(
+        "its own.", default=CONSUMER)))
+    storage: Storage | None = field(default=None, metadata=about(Option(
+        "Where servers keep the stream.", choices=get_args(Storage), default="file")))
+    replicas: int | None = field(default=None, metadata=about(Option(
         "Servers of the cluster that keep the stream, so that one may be lost.",
-        "servers", 1, 5, default="1")] = None
-    duplicate_window_s: Annotated[float | None, Option(
+        "servers", 1, 5, default="1")))
+    duplicate_window_s: float | None = field(default=None, metadata=about(Option(
         "How long servers remember what was published, and drop it if it comes again.",
-        "seconds", 0.1, 1e6, default="120")] = None
-    max_bytes: Annotated[int | None, Option(
+        "seconds", 0.1, 1e6, default="120")))
+    max_bytes: int | None = field(default=None, metadata=about(Option(
         "Bytes that the stream holds; a sender waits while it is full.",
-        "bytes", 1, default="no limit")] = None
-    max_age_s: Annotated[float | None, Option(
+        "bytes", 1, default="no limit")))
+    max_age_s: float | None = field(default=None, metadata=about(Option(
         "Age at which servers drop messages that nobody has received.",
-        "seconds", 1.0, 1e9, default="never")] = None
-    ack_wait_s: Annotated[float, Option(
+        "seconds", 1.0, 1e9, default="never")))
+    ack_wait_s: float = field(default=30.0, metadata=about(Option(
         "How long a server waits for a receiver that was killed before another one gets its "
-        "messages.", "seconds", 0.5, 1e6)] = 30.0
-    domain: Annotated[str | None, Option("Domain of JetStream.", default="none")] = None
-    user: Annotated[str | None, Option("User.", default="none")] = None
-    password_file: Annotated[str | None, Option(
-        "File with the user's password.", default="none")] = None
-    token_file: Annotated[str | None, Option("File with a token.", default="none")] = None
-    credentials: Annotated[str | None, Option(
+        "messages.", "seconds", 0.5, 1e6)))
+    domain: str | None = field(default=None, metadata=about(Option(
+        "Domain of JetStream.", default="none")))
+    user: str | None = field(default=None, metadata=about(Option("User.", default="none")))
+    password_file: str | None = field(default=None, metadata=about(Option(
+        "File with the user's password.", default="none")))
+    token_file: str | None = field(default=None, metadata=about(Option(
+        "File with a token.", default="none")))
+    credentials: str | None = field(default=None, metadata=about(Option(
         "File with a user's JWT and seed. Needs the package nkeys, as nkey_file does.",
-        default="none")] = None
-    nkey_file: Annotated[str | None, Option("File with a seed of a user.", default="none")] = None
-    tls: Annotated[bool, Option("Refuse a server without TLS.")] = False
-    ca: Annotated[str | None, Option(
-        "File with the certificates that sign the servers' ones.", default="the system's")] = None
-    certificate: Annotated[str | None, Option(
-        "File with this client's certificate.", default="none")] = None
-    key: Annotated[str | None, Option(
-        "File with the certificate's key.", default="in the certificate's file")] = None
+        default="none")))
+    nkey_file: str | None = field(default=None, metadata=about(Option(
+        "File with a seed of a user.", default="none")))
+    tls: bool = field(default=False, metadata=about(Option("Refuse a server without TLS.")))
+    ca: str | None = field(default=None, metadata=about(Option(
+        "File with the certificates that sign the servers' ones.", default="the system's")))
+    certificate: str | None = field(default=None, metadata=about(Option(
+        "File with this client's certificate.", default="none")))
+    key: str | None = field(default=None, metadata=about(Option(
+        "File with the certificate's key.", default="in the certificate's file")))
     # fmt: on
 
 

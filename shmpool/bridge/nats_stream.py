@@ -12,7 +12,6 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,11 @@ class Place:
 
     link: LinkOptions
 
-    @cached_property
+    @property
     def nats(self) -> NatsOptions:
         return self.link.nats
 
-    @cached_property
+    @property
     def remote(self) -> Remote:
         return self.link.remotes[0]
 
@@ -66,7 +65,7 @@ class Place:
     def consumer(self) -> str:
         return self.nats.consumer or CONSUMER
 
-    @cached_property
+    @property
     def servers(self) -> list[str]:
         scheme = "tls" if self.nats.tls else "nats"
         return [f"{scheme}://{self.remote.bracketed}:{self.remote.port}", *self.nats.servers]

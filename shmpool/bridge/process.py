@@ -10,7 +10,6 @@ import ctypes
 import logging
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -21,6 +20,7 @@ from ..rpc.protocol import ReportLinks
 from ..rpc.records import LinkStats
 from .config import LinkOptions
 from .link import DRAIN_S, Link, link_of
+from .stopping import Stop
 
 log = logging.getLogger("shmpool.bridge")
 
@@ -41,7 +41,7 @@ def run(links: list[LinkOptions], socket: Path, with_parent: bool = False) -> No
     parent = os.getppid()
     _keep_memory()
     made = [link_of(options) for options in links]
-    stop = threading.Event()
+    stop = Stop()
 
     def end(_number: int, _frame: FrameType | None) -> None:
         stop.set()

@@ -3,7 +3,6 @@
 
 import os
 import select
-import threading
 
 
 class Ending(Exception):  # noqa: N818
@@ -11,19 +10,19 @@ class Ending(Exception):  # noqa: N818
 
 
 class Stop:
-    """Says to one link's thread that it ends. Any thread may set it."""
+    """Says to one thread that it ends. Any thread, or a handler of a signal, may set it."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     @property
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._is_set
 
     def set(self) -> None:
         """Ends the link. May be repeated."""
-        self._event.set()
+        self._is_set = True
         if self._fd >= 0:
             os.eventfd_write(self._fd, 1)
 
