@@ -16,6 +16,7 @@ import click
 
 from shmpool.bridge.nats_options import NatsOptions
 from shmpool.cli.main import MODULES, shmpool
+from shmpool.cli.output import JsonOption
 from shmpool.net import headers
 from shmpool.options import Option, QueueOptions, TopicOptions, options_of
 from shmpool.rpc import protocol, records, wire
@@ -163,7 +164,60 @@ def cli_text() -> str:
         assert command is not None  # noqa: S101
         context = click.Context(command, parent=root, info_name=name, **sizes)
         lines += ["", f"## shmpool {name}", "", "```", command.get_help(context), "```"]
+    lines += [
+        "",
+        "## JSON",
+        "",
+        inspect.cleandoc(JSON_HEAD),
+        "",
+        "| command | prints |",
+        "|---|---|",
+    ]
+    own: dict[str, Any] = {}
+    for name, answers in json_answers().items():
+        lines.append(f"| `{name}` | {'; '.join(map(answer_link, answers))} |")
+        for answer in answers:
+            if (kind := record_of(answer)).__module__.startswith("shmpool.cli"):
+                own[kind.__name__] = kind
+    for name, kind in sorted(own.items()):
+        lines += ["", f"### {name}", "", inspect.getdoc(kind) or "", "", *fields_table(kind)]
     return "\n".join(lines) + "\n"
+
+
+JSON_HEAD = """
+    `--json` prints these records to stdout, and nothing else; where there may be several, an array
+    of them. The fields are those of the Python records and of the protocol. They are stable:
+    fields may be added, and none is renamed or removed without a new major version. The exit
+    status says what it says without `--json`.
+
+    Tables are as wide as the terminal; a table that does not fit has a line for each value. In a
+    pipe they have 160 columns, or `COLUMNS`. `NO_COLOR=1` prints no colours, `FORCE_COLOR=1` prints
+    them in a pipe too. What to do next is said at a terminal only, on stderr.
+"""
+
+
+def json_answers() -> dict[str, tuple[Any, ...]]:
+    """The types that each command prints with --json."""
+    found = {}
+    for name in MODULES:
+        command = shmpool.get_command(click.Context(shmpool), name)
+        for option in command.params if command else ():
+            if isinstance(option, JsonOption):
+                found[name] = option.answers
+    return found
+
+
+def record_of(answer: Any) -> Any:
+    """The record that an answer is, or is an array of."""
+    return (get_args(answer) or (answer,))[0]
+
+
+def answer_link(answer: Any) -> str:
+    """An answer, with a link to its fields."""
+    kind = record_of(answer)
+    page = "" if kind.__module__.startswith("shmpool.cli") else "protocol.md"
+    several = kind is not answer
+    return f"{'array of ' * several}[{kind.__name__}]({page}#{kind.__name__.lower()})"
 
 
 def config_text() -> str:

@@ -12,6 +12,8 @@ Not in here: the records of the daemon, which are dataclasses.
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +43,25 @@ class _Field:
         self.metadata = metadata or {}
 
 
+class _Fields(dict[str, _Field]):
+    """The fields of a record, by name, in their order."""
+
+    __slots__ = ("factories", "plain", "values_in")
+
+    def __init__(self, fields: dict[str, _Field]) -> None:
+        super().__init__(fields)
+        self.plain = {
+            name: one.default for name, one in fields.items() if one.default is not _ABSENT
+        }
+        self.factories = {name: one.factory for name, one in fields.items() if one.factory}
+        # All values of a dict, as a tuple. itemgetter() does it in C, for two and more.
+        self.values_in: Callable[[dict[str, Any]], tuple[Any, ...]] = (
+            itemgetter(*fields)
+            if len(fields) > 1
+            else lambda of: tuple([of[name] for name in self])
+        )
+
+
 def _record(*, frozen: bool) -> Callable[[type], type]:
     if not frozen:
         raise TypeError("frozen is False; records are frozen")
@@ -58,7 +79,7 @@ def _make(kind: type) -> type:
             if value.default is not _ABSENT:
                 setattr(kind, name, value.default)
     methods: dict[str, Any] = {
-        "__record__": given,
+        "__record__": _Fields(given),
         "__match_args__": tuple(given),
         "__init__": _init,
         "__repr__": _repr,
@@ -81,6 +102,15 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
     if len(values) == len(fields) and not named:
         found.update(zip(fields, values, strict=True))
         return
+    if not values:
+        found.update(fields.plain)
+        found.update(named)
+        for name, make in fields.factories.items():
+            if name not in named:
+                found[name] = make()
+        if found.keys() == fields.keys():
+            return
+        found.clear()
     if len(values) > len(fields):
         raise TypeError(
             f"{type(self).__name__} takes {len(fields)} arguments, and {len(values)} were given"
@@ -103,11 +133,13 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
 
 
 def _values(one: Any) -> tuple[Any, ...]:
-    return tuple([getattr(one, name) for name in one.__record__])
+    found: tuple[Any, ...] = one.__record__.values_in(one.__dict__)
+    return found
 
 
 def _repr(self: Any) -> str:
-    shown = [f"{name}={getattr(self, name)!r}" for name in self.__record__]
+    found = self.__dict__
+    shown = [f"{name}={found[name]!r}" for name in self.__record__]
     return f"{type(self).__qualname__}({', '.join(shown)})"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import get_args
 
 import shmpool
-from shmpool.topic import Policy, Start
+from shmpool.choices import Policy, Start
 from tests.storm_log import MOVED, QUIET, STOP, TOPIC_BITS, Doing, Told, stamp_of
 from tests.storm_worker import CHURNS, Worker
 

@@ -174,7 +174,7 @@ def test_a_record_is_what_a_dataclass_is(values: tuple[Any, ...], named: dict[st
     """Fields, text, equality, order, copies and what the module dataclasses makes of it."""
     one, twin = Shape(*values, **named), Twin(*values, **named)
     assert repr(twin) == repr(one)
-    assert list(vars(twin).items()) == list(vars(one).items())
+    assert vars(twin) == vars(one)
     assert (one == Shape(*values, **named), one == twin, one == Shape(9)) == (True, False, False)
     assert (astuple(twin), asdict(twin)) == (astuple(one), asdict(one))
     assert (
@@ -194,6 +194,8 @@ def test_a_record_is_what_a_dataclass_is(values: tuple[Any, ...], named: dict[st
     ("values", "named", "words"),
     [
         ((), {}, "Shape needs the argument 'sides'"),
+        ((), {"corners": 1}, "Shape needs the argument 'sides'"),
+        ((), {"sides": 1, "corners": 1}, "Shape takes no argument 'corners'"),
         ((1, 2, 3, 4, 5), {}, "Shape takes 4 arguments, and 5 were given"),
         ((1,), {"sides": 1}, "Shape takes two values for the argument 'sides'"),
         ((1,), {"corners": 1}, "Shape takes no argument 'corners'"),

@@ -298,15 +298,17 @@ def test_metrics(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
     assert f"shmpool_queue_dropped_total{label} 0.0" in text
 
 
-def test_json_of_bytes(pool: shmpool.Pool) -> None:
+def test_json_of_bytes(pool: shmpool.Pool, capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints any bytes, as hexadecimal digits in JSON."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
-    from shmpool.cli.letters import record
+    from shmpool.cli.letters import letter
+    from shmpool.cli.output import print_json
 
     queue = pool.create_queue("q", capacity=8)
     queue.send(b"\xff\x1b[")
     (message,) = queue.peek()
-    assert "ff1b5b" == json.loads(json.dumps(record(message)))["payload"]
+    print_json(letter("q", message))
+    assert "ff1b5b" == json.loads(capsys.readouterr().out)["payload"]
 
 
 @pytest.mark.slow

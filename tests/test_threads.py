@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads of one process: each a member of its own, sharing buffers and queues."""
 
+import contextlib
 import contextvars
 import os
+import random
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Eventually, MakePool, join
@@ -342,3 +346,61 @@ def test_many_created_pools(new_name: Callable[[], str], monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "access", accessed)
     while names:
         create(names.pop())
+
+
+@pytest.fixture
+def many_switches() -> Iterator[None]:
+    """Python changes threads after nearly every bytecode."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+Item = shmpool.Buffer | shmpool.Burst
+
+
+def test_threads_share_buffers(make_pool: MakePool, many_switches: None) -> None:
+    """Four threads use the same Buffers and Bursts at the same time, which they may not: each call
+    succeeds or is refused, and every buffer is freed, or put, once."""
+    pool = make_pool(capacity=1024, members=16)
+    queue = pool.create_queue("q", capacity=1024)
+    shared: list[Item] = [pool.alloc() for _ in range(100)]
+    shared += [pool.alloc_many(4) for _ in range(100)]
+    refusals = (
+        shmpool.BufferReleased, shmpool.BufferInUse, shmpool.InvalidArgument, IndexError,
+    )  # fmt: skip
+
+    def touch(item: Item) -> None:
+        if isinstance(item, shmpool.Burst):
+            item[1:2].free()
+            item = item[0]
+        item.write(b"some bytes")
+        item.mark += 1
+        with memoryview(item) as view:
+            assert bytes(view) == b"some bytes"
+
+    def put(item: Item) -> None:
+        if isinstance(item, shmpool.Burst):
+            queue.put_many(item, 0)
+        else:
+            queue.put(item, 0)
+
+    def work(seed: int) -> None:
+        order = random.Random(seed)
+        for item in order.sample(shared, len(shared)):
+            for call in (touch, order.choice((put, type(item).free))):
+                with contextlib.suppress(*refusals):
+                    call(item)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(work, seed) for seed in range(4)]:
+            done.result()
+    for item in shared:  # that a view of another thread has kept
+        with contextlib.suppress(shmpool.BufferReleased):
+            item.free()
+    audit, stats = pool.audit(), pool.stats()
+    assert (True, {}) == (audit.ok, audit.held)
+    assert stats.created == stats.free + stats.cached + stats.queued
+    indices = [buf.index for buf in queue.get_many(1024)]
+    assert 0 < len(indices) == len(set(indices)) == stats.queued

@@ -98,7 +98,7 @@ def query(
 
     @command_of(request, example)
     @pool_argument
-    @json_option
+    @json_option(request.answer)
     @with_backend
     def command(backend: Backend, pool: str, as_json: bool) -> None:
         with working(doing.format(pool=pool)):

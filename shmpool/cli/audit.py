@@ -14,7 +14,7 @@ The exit status is 1 if one is."""
 
 @command_of(RunAudit, "shmpool audit rx", help_text=HELP)
 @pool_argument
-@json_option
+@json_option(RunAudit.answer)
 @with_backend
 def command(backend: Backend, pool: str, as_json: bool) -> None:
     with working(f"counting the buffers of {pool}"):

@@ -121,7 +121,7 @@ def helped(option: Option, default: object) -> str:
     metavar="NAME=DEPTH",
     help="A topic to create; may be repeated.",
 )
-@json_option
+@json_option(Create.answer)
 @with_backend
 def command(
     backend: Backend,

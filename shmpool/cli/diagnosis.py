@@ -58,7 +58,7 @@ class Finding:
     subject: str
     state: State
     found: str
-    advice: str = ""
+    advice: str = ""  # what to do
 
 
 def examine(socket: Path | None = None) -> list[Finding]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool letters."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -11,6 +12,41 @@ from ..rpc import wire
 from ..rpc.protocol import Drain, GetStats, Peek, Redrive
 from .access import Backend, pool_argument, with_backend
 from .output import IntRange, json_option, print_json, print_table
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One buffer of a queue."""
+
+    queue: str
+    position: int  # how many buffers were put before it
+    index: int  # the buffer's number in its pool
+    length: int  # bytes in use
+    payload: str  # in hexadecimal, as many bytes as asked for; of list, none
+    redelivered: int  # how many times it was returned to a queue
+    origin: str | None  # the queue from which it became a dead letter
+    timestamp: int  # ns, on the application's clock
+    mark: int
+    flow_hash: int
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """What requeue did with a queue."""
+
+    queue: str
+    requeued: int  # buffers
+    left: int  # that are still in it
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What drain did with a queue."""
+
+    queue: str
+    freed: int  # buffers
+    left: int  # that are still in it
+
 
 COUNT = 16  # buffers shown of each queue
 ACTIONS = ("list", "peek", "requeue", "drain")
@@ -31,7 +67,7 @@ COLUMNS = ("queue", "position", "buffer", "from", "redelivered", "bytes", "times
               help="peek: bytes shown of each.")  # fmt: skip
 @click.option("--to", help="requeue: put all into this queue, not into the queue each came from.")
 @click.option("--reset", is_flag=True, help="requeue: set redelivered to 0.")
-@json_option
+@json_option(list[Letter], list[Requeued], list[Drained])
 @with_backend
 def command(
     backend: Backend,
@@ -66,10 +102,11 @@ def command(
         for name in letter_queues(backend, pool, queue)
     }
     left = {q.name: q.depth for q in backend.call(GetStats(pool)).queues}
-    what = "requeued" if action == "requeue" else "freed"
     if as_json:
-        print_json([{"queue": name, what: n, "left": left[name]} for name, n in done.items()])
+        kind = Requeued if action == "requeue" else Drained
+        print_json([kind(name, n, left[name]) for name, n in done.items()])
         return
+    what = "requeued" if action == "requeue" else "freed"
     print_table(("queue", what, "left"), [(name, n, left[name]) for name, n in done.items()])
 
 
@@ -88,7 +125,7 @@ def letter_queues(backend: Backend, pool: str, queue: str | None) -> list[str]:
 
 def show(peeked: dict[str, list[Message]], show_bytes: bool, as_json: bool) -> None:
     if as_json:
-        print_json([{"queue": name, **record(m)} for name, found in peeked.items() for m in found])
+        print_json([letter(name, m) for name, found in peeked.items() for m in found])
         return
     rows: list[tuple[object, ...]] = []
     for name, found in peeked.items():
@@ -98,7 +135,7 @@ def show(peeked: dict[str, list[Message]], show_bytes: bool, as_json: bool) -> N
     print_table((*COLUMNS, "payload") if show_bytes else COLUMNS, rows)
 
 
-def record(message: Message) -> dict[str, Any]:
-    """A message for JSON, with the payload in hexadecimal."""
-    found: dict[str, Any] = wire.to_wire(message)
-    return found | {"payload": message.payload.hex()}
+def letter(queue: str, message: Message) -> Letter:
+    """The message for JSON."""
+    fields: dict[str, Any] = wire.to_wire(message)
+    return Letter(queue, **fields | {"payload": message.payload.hex()})

@@ -3,12 +3,13 @@
 
 from ..os_errors import size_text
 from ..rpc.protocol import List
+from . import next_steps
 from .access import Backend, with_backend
-from .output import command_of, json_option, print_json, print_table
+from .output import command_of, hint, json_option, print_json, print_table
 
 
 @command_of(List, "shmpool ls --json", name="ls")
-@json_option
+@json_option(List.answer)
 @with_backend
 def command(backend: Backend, as_json: bool) -> None:
     pools = backend.call(List())
@@ -29,3 +30,5 @@ def command(backend: Backend, as_json: bool) -> None:
     troubled = [(pool.name, pool.trouble) for pool in pools if pool.trouble is not None]
     if troubled:
         print_table(("pool", "cannot be used"), troubled)
+    for step in next_steps.of_list(pools):
+        hint(step)

@@ -4,8 +4,10 @@
 import contextlib
 import inspect
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -17,8 +19,16 @@ from ..rpc import wire
 from ..rpc.records import LinkStats
 from ..view import TopicStats
 
-WIDTH = 160  # columns of a table that is not printed to a terminal
+WIDTH = 160  # columns of a table that is not printed to a terminal, unless COLUMNS is set
+TEXT_WIDTH = 16  # columns that are enough for a text, which is wrapped
 RICH_ROWS_MAX = 500  # rich takes half a millisecond for a row
+# Words of a column of states, which are not only told apart by their colour.
+STATES = {
+    "ok": "green", "alive": "green",
+    "note": "yellow", "stopped": "yellow", "closing": "yellow", "unknown": "yellow",
+    "bad": "bold red", "dead": "bold red",
+}  # fmt: skip
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _in_words(least: float | None, most: float | None) -> str:
@@ -40,7 +50,19 @@ class FloatRange(click.FloatRange):
         return _in_words(self.min, self.max)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+class JsonOption(click.Option):
+    """--json, and the types of what it prints: of each a value or an array (docs/cli.md)."""
+
+    def __init__(self, *names: Any, answers: tuple[Any, ...] = (), **more: Any) -> None:
+        super().__init__(*names, **more)
+        self.answers = answers
+
+
+def json_option(*answers: Any, about: str = "Print JSON.") -> Callable[[F], F]:
+    """Adds --json to a command that prints one of these types."""
+    return click.option(
+        "--json", "as_json", cls=JsonOption, answers=answers, is_flag=True, help=about
+    )
 
 
 def command_of(
@@ -61,16 +83,55 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if len(rows) > RICH_ROWS_MAX:
         print_plain([columns, *([text(value) for value in row] for row in rows)])
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, title in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
-        table.add_column(Text(text(title)), justify="right" if numeric else "left", no_wrap=i == 0)
-    for row in rows:
-        table.add_row(*(Text(text(value)) for value in row))  # a Text is not read as markup
     console = Console()
-    if not console.is_terminal:
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         console.width = WIDTH
+    titles = [text(title) for title in columns]
+    cells = [
+        [_cell(title, value) for title, value in zip(titles, row, strict=True)] for row in rows
+    ]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+        for i in range(len(columns))
+    ]
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    fixed = [whole or i == 0 for i, whole in enumerate(numeric)]
+    least = [w if f else min(w, TEXT_WIDTH) for w, f in zip(widths, fixed, strict=True)]
+    if rows and sum(least) + len(least) > console.width:
+        _print_narrow(console, titles, cells)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, title in enumerate(titles):
+        table.add_column(Text(title), justify="right" if numeric[i] else "left", no_wrap=fixed[i])
+    for row_cells in cells:
+        table.add_row(*row_cells)
     console.print(table)
+
+
+def _cell(title: str, value: object) -> Text:
+    """A value as a Text, which is not read as markup."""
+    shown = text(value)
+    return Text(shown, STATES.get(shown, "") if title in ("", "state") else "")
+
+
+def _print_narrow(console: Console, titles: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    """Prints each row as lines of a title and a value, for a table that is wider than the terminal.
+    The first value stands above them."""
+    for row in rows:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for title, cell in list(zip(titles, row, strict=True))[1:]:
+            if cell.plain:
+                table.add_row(Text(f"  {title}"), cell)
+        console.print(Text(row[0].plain, "bold"), soft_wrap=True)
+        console.print(table)
+
+
+def hint(words: str) -> None:
+    """Says on stderr what to do next, to a user at a terminal."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        click.echo(f"shmpool: {printable(words, LINE_SHOWN)}", err=True)
 
 
 def print_topics(topics: Sequence[TopicStats]) -> None:

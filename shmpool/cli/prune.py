@@ -22,7 +22,7 @@ pool stays is printed to stderr."""
     metavar="SECONDS",
     help="Also remove pools that were left on purpose and have not been used for this long.",
 )
-@json_option
+@json_option(Prune.answer)
 @with_backend
 def command(backend: Backend, age: float | None, as_json: bool) -> None:
     with working("searching for abandoned pools"):

@@ -12,10 +12,11 @@ from textual.widgets import DataTable, Footer, Static
 from .. import errors
 from ..names import LINE_SHOWN, printable
 from ..rpc.protocol import GetMembers, GetStats, List
-from ..rpc.records import LinkStats, PoolStats
+from ..rpc.records import Alarm, LinkStats, PoolStats
 from ..stats import Member
 from ..topic import Subscription
 from ..view import TopicStats
+from . import next_steps
 from .access import Backend
 
 BAR = 24  # columns
@@ -67,6 +68,12 @@ def take_snapshot(backend: Backend, wanted: frozenset[str]) -> Snapshot:
     except (errors.ShmpoolError, OSError) as error:
         failed = str(error)
     return Snapshot(pools, failed)
+
+
+def alarms_of(snapshot: Snapshot) -> list[tuple[str, Alarm]]:
+    """The alarms of all pools, each with the name of its pool."""
+    found = [(name, stats.alarms) for name, (stats, _) in snapshot.pools.items()]
+    return [(name, alarm) for name, alarms in found for alarm in alarms]
 
 
 def bar(stats: PoolStats) -> Text:
@@ -142,6 +149,11 @@ class Top(App[None]):
     def _show(self, now: Snapshot) -> None:
         count = len(now.pools)
         words = f"{count} pool{'' if count == 1 else 's'}, members by {SORTS[self._sort]}"
+        steps = [next_steps.of_alarm(*of) for of in alarms_of(now)]
+        if steps:
+            words += f"; {steps[0]}"
+        elif not now.pools and not self._wanted:
+            words = f"0 pools; {next_steps.NO_POOLS}"
         self._say("paused" if self._paused else now.error or words)
         pools: list[tuple[object, ...]] = []
         queues: list[tuple[object, ...]] = []

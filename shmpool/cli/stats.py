@@ -5,8 +5,9 @@ from datetime import datetime
 
 from ..rpc.protocol import GetStats
 from ..rpc.records import PoolStats
+from . import next_steps
 from .access import query
-from .output import print_links, print_table, print_topics
+from .output import hint, print_links, print_table, print_topics
 
 
 def show(stats: PoolStats) -> None:
@@ -43,6 +44,8 @@ def show(stats: PoolStats) -> None:
         )  # fmt: skip
     for alarm in stats.alarms:
         print_table(("alarm", "subject", ""), [(alarm.kind, alarm.subject, alarm.message)])
+    for alarm in stats.alarms:
+        hint(next_steps.of_alarm(stats.pool, alarm))
 
 
 command = query(GetStats, "shmpool stats rx", show)

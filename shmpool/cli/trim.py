@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool trim."""
 
+from dataclasses import dataclass
+
 import click
 
 from ..os_errors import size_text
 from ..rpc.protocol import Trim
 from .access import Backend, pool_argument, with_backend
 from .output import IntRange, command_of, json_option, print_json, working
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """What a trim did."""
+
+    bytes: int  # returned to the system
+
 
 HELP = """Returns the memory of free buffers to the system, keeping --keep of them, and prints how
 many bytes."""
@@ -16,12 +26,12 @@ many bytes."""
 @pool_argument
 @click.option("--keep", type=IntRange(0), default=0, show_default=True,
               help="Free buffers that keep their memory.")  # fmt: skip
-@json_option
+@json_option(Trimmed)
 @with_backend
 def command(backend: Backend, pool: str, keep: int, as_json: bool) -> None:
     with working(f"trimming {pool}"):
         freed = backend.call(Trim(pool, keep))
     if as_json:
-        print_json({"bytes": freed})
+        print_json(Trimmed(freed))
         return
     click.echo(f"{size_text(freed)} returned to the kernel")

@@ -13,8 +13,9 @@ from ..rpc import wire
 from ..rpc.client import Client
 from ..rpc.protocol import INTERVAL_MIN, GetStats, Watch
 from ..rpc.records import PoolStats
+from . import next_steps
 from .access import Backend, pool_argument, with_backend
-from .output import FloatRange, IntRange, command_of, text
+from .output import FloatRange, IntRange, command_of, hint, json_option, text
 
 COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s",
            "published/s", "lag")  # fmt: skip
@@ -32,7 +33,7 @@ HEAD_EVERY = 20  # lines
     help="Seconds between two lines.",
 )  # fmt: skip
 @click.option("--count", type=IntRange(1), help="Stop after this many lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each.")
+@json_option(PoolStats, about="Print one line of JSON for each.")
 @with_backend
 def command(backend: Backend, pool: str, interval: float, count: int | None, as_json: bool) -> None:
     stream = (
@@ -50,6 +51,10 @@ def command(backend: Backend, pool: str, interval: float, count: int | None, as_
             if number % HEAD_EVERY == 0:
                 click.echo("".join(f"{title:>12}" for title in COLUMNS))
             click.echo("".join(f"{text(value):>12}" for value in _row(stats, before)))
+            known = {(one.kind, one.subject) for one in before.alarms} if before else set()
+            for alarm in stats.alarms:
+                if (alarm.kind, alarm.subject) not in known:
+                    hint(next_steps.of_alarm(pool, alarm))
             before = stats
     except KeyboardInterrupt:
         pass
