@@ -302,11 +302,50 @@ def test_a_packet_that_has_no_room_there(
     run(address, f"{there.name}/work")
     sender = run(f"{here.name}/work", address, burst_bytes=1024)
     eventually(lambda: sender.figures.state == "up")
-    here.queue("work").send(bytes(65536))
+    here.queue("work").send_many([b"one", bytes(65536), b"two"])
+    eventually(lambda: len(letters) == 1)
+    here.queue("work").send(b"three")
+    found = [there.queue("work").recv(30) for _ in range(3)]
+    assert [b"one", b"three", b"two"] == sorted(found)
+    assert 3 == sender.figures.returned
+
+
+def test_a_message_that_no_receiver_takes(
+    make_pool: MakePool, run: Run, eventually: Eventually
+) -> None:
+    """A packet that is larger than a message may be is returned, and the link stays."""
+    here = make_pool(buffer_size=1 << 20, capacity=16)
+    letters = here.create_queue("letters", capacity=8)
+    here.create_queue(
+        "work", capacity=8, on_death="requeue", dead_letter="letters", max_redeliveries=1
+    )
+    there = make_pool(buffer_size=64, capacity=256)
+    there.create_queue("work", capacity=64)
+    address = f"zmq://127.0.0.1:{free_port()}/x"
+    run(address, f"{there.name}/work")
+    sender = run(f"{here.name}/work", address)
+    here.queue("work").send(bytes(6 << 20))
     eventually(lambda: len(letters) == 1)
     here.queue("work").send(b"small")
     assert b"small" == there.queue("work").recv(30)
-    assert sender.figures.returned >= 2
+    assert (2, 0) == (sender.figures.returned, sender.figures.reconnects)
+
+
+def test_a_pool_that_is_replaced(
+    new_name: Callable[[], str], make_pool: MakePool, run: Run, eventually: Eventually
+) -> None:
+    """A link goes on with the pool that has taken its pool's name."""
+    _, there = ends(make_pool)
+    name = new_name()
+    address = f"zmq://127.0.0.1:{free_port()}/x"
+    run(address, f"{there.name}/work")
+    sender = run(f"{name}/work", address)
+    eventually(lambda: name in sender.figures.why)  # there is no such pool
+    for payload in (b"first", b"second"):
+        with shmpool.Pool.create(name, buffer_size=64, capacity=64, replace=True) as pool:
+            pool.create_queue("work", capacity=8, on_death="requeue").send(payload)
+            assert payload == there.queue("work").recv(30)
+    shmpool.Pool.unlink(name)
 
 
 def test_keys(make_pool: MakePool, run: Run, eventually: Eventually, tmp_path: Path) -> None:

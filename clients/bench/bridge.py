@@ -43,7 +43,7 @@ class Bridged:
 
     def __init__(self, folder: Path, size: int) -> None:
         stem = f"bench-bridge-{os.getpid()}"
-        self.size, count = size, max(4 * WINDOW * BURST // size, 256)
+        self.size, count = size, max(16 * WINDOW * BURST // size, 256)
         capacity = 1 << (2 * count).bit_length()
         self.pools = [
             shmpool.Pool.create(

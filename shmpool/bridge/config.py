@@ -18,7 +18,7 @@ from .nats_options import STREAM, NatsOptions, nats_refusals
 
 ENGINES = {"zmq": "bridge.zeromq", "nats": "bridge.nats"}  # by scheme: the module below shmpool
 LINKS_MAX = 64
-PACKETS_MAX = 1024  # of one burst
+PACKETS_MAX = 4096  # of one burst
 RECEIVERS_MAX = 16  # of one link
 Receivers = Literal["competing", "all"]
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[^]/]*\]|[^/:]*)(?::([0-9]{1,5}))?(?:/(.*))?")
@@ -78,7 +78,7 @@ class LinkOptions:
         "bursts", 1, 1024)] = 16
     burst_bytes: Annotated[int, Option(
         "Bytes that a burst has at most, if it has more than one packet.",
-        "bytes", 1024, 1 << 20)] = 65536
+        "bytes", 1024, 1 << 20)] = 262144
     key_file: Annotated[str | None, Option(
         "File with the CURVE keys of this end (zmq), as `shmpool bridge --make-keys` writes it.",
         default="no encryption")] = None

@@ -51,6 +51,14 @@ class Batch:
             return Batch(first, n), Batch(self.packets, self.n - n)
         return Batch(Samples(self.packets[:n]), n), Batch(Samples(self.packets[n:]), self.n - n)
 
+    def singles(self) -> list["Batch"]:
+        """Moves each packet into a batch of its own."""
+        found, rest = [], self
+        while rest.n > 1:
+            first, rest = rest.split(1)
+            found.append(first)
+        return [*found, rest]
+
     def free(self) -> None:
         """The other side has them."""
         with contextlib.suppress(errors.BufferReleased):  # it was given back
@@ -186,6 +194,7 @@ class Target:
         else:
             self._most = min(self._to.depth, PUBLISH_MAX, max(capacity // 2, 1))
         self._free, self._free_until = 0, 0.0
+        self.largest = pool.geometry.room  # bytes of a packet
 
     def room(self) -> int:
         """How many packets it has room for, by its queue and by the pool's free buffers."""
@@ -202,14 +211,19 @@ class Target:
         """Puts packets in, in order, and waits for buffers and room. Returns how many.
 
         again marks each as redelivered once more. In the end all are in, or an exception says why
-        not; some may be in then.
+        not.
 
         Raises:
-            Ending: the link ends.
-            PayloadTooLarge: a packet is larger than the pool.
+            Ending: the link ends; some may be in.
+            PayloadTooLarge: a packet is larger than the pool; none is in.
             BadMessage: it is not what a bridge sends.
         """
         n, first, at, most = checked(table, data), 0, 0, self._most
+        longest, _ = packed_longest(table, 0, n)
+        if longest > self.largest:
+            raise errors.PayloadTooLarge(
+                f"a packet has {longest} bytes; pool {self._pool.name!r} holds {self.largest}"
+            )
         while first < n:
             try:
                 burst, at = unpack(self._pool, table, data, first, at, most, again, SLICE_S)

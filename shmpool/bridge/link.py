@@ -24,6 +24,7 @@ from .stopping import Ending, Stop
 log = logging.getLogger("shmpool.bridge")
 
 PAUSE_S = (0.1, 2.0)  # first and longest pause before a link begins again
+ASK_S = 1.0  # between two questions whether the pool was replaced
 DRAIN_S = 5.0  # for which a sender that ends waits for acknowledgements
 
 
@@ -66,6 +67,8 @@ class Link(ABC):
         self.options = options
         self.figures = LinkFigures(since=time.time(), window=options.window)
         self.stop = Stop()
+        self._pool: Pool | None = None
+        self._asked = 0.0
         self._thread = threading.Thread(target=self._run, name=options.shown[-15:])
 
     @abstractmethod
@@ -93,6 +96,14 @@ class Link(ABC):
         self.stop.close()
         return True
 
+    def refuse_replaced(self) -> None:
+        """Raises PoolReplaced if another pool has the name now. Asks once a second."""
+        now = time.monotonic()
+        if now - self._asked > ASK_S:
+            self._asked = now
+            if self._pool is not None:
+                self._pool._refuse_replaced()
+
     def up(self) -> None:
         """Says that the other side is there."""
         self._say("up")
@@ -112,6 +123,7 @@ class Link(ABC):
             began = time.monotonic()
             try:
                 with Pool.attach(self.options.local.pool) as pool:
+                    self._pool, self._asked = pool, began
                     self.work(pool)
             except Ending:
                 break

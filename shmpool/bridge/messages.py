@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The messages of a ZeroMQ link: what stands in front of a burst, and what goes back.
 
-    sender                           receiver
-    HELLO oldest, newest, turn, path ->                 at each connection
-                                   <- WELCOME last, credit, turn
-    BURST number, packets              ->                 in order, from last + 1 on
-                                   <- ACK last, credit
-                                   <- WHO            it does not know the sender, or misses one
-                                   <- REJECTED number, text      the pool has no room for it, ever
-                                   <- REFUSED text
+    from the sender                    from the receiver
+    HELLO oldest, newest, turn, path   at each connection
+                                       WELCOME last, credit, turn, largest
+    BURST number, packets              in order, from last + 1 on
+                                       ACK last, credit
+                                       WHO: it does not know the sender, or has missed a burst
+                                       REJECTED number, text: the pool never has room for a packet
+                                       REFUSED text
+    BYE                                it ends
 
 A sender is one life of one link: a new one gets a new id and begins with number 1. last is the
 number of its last burst that the receiver has put and noted; what is up to it is not put again.
-credit is how many packets may be on their way beyond last. A HELLO comes behind all bursts that
-were sent before it, so what its WELCOME does not count was lost, and is sent again.
+credit is how many packets may be on their way beyond last, largest the most bytes of a message. A
+HELLO comes behind all bursts that were sent before it, so what its WELCOME does not count was lost,
+and is sent again.
 """
 
 import struct
@@ -38,7 +40,7 @@ class Message(NamedTuple):
     credit: int = 0  # packets; HELLO: number of the oldest that is not acknowledged
     turn: int = 0  # of a HELLO, and of its WELCOME
     flags: int = 0
-    packets: int = 0
+    packets: int = 0  # WELCOME: bytes of a message
 
     def packed(self) -> bytes:
         """The head as bytes."""

@@ -28,6 +28,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from .. import errors
+from .._hot import packed_longest
 from .ends import Progress, Target
 from .ledger import SENDER, Ledger
 from .nats_sending import BODY, VERSION
@@ -42,7 +43,7 @@ from .nats_stream import (
     prepare_stream,
     until_lost,
 )
-from .packing import RECORD, BadMessage
+from .packing import RECORD, BadMessage, checked
 from .stopping import Ending
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
 CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
 RETRY_S = 30.0  # before a server delivers again what the pool can never hold
 _PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
+_LENGTH = struct.Struct("=I")  # what a record begins with
 ENDED = ("404", "408")  # statuses of a request that has ended
 ALIVE = "100"  # of one that goes on
 
@@ -66,6 +68,7 @@ class Receiving:
         self._place, self._target, self._ledger, self._link = place, target, ledger, link
         self._figures = link.figures
         self._known: OrderedDict[str, None] = OrderedDict()  # put: oldest first
+        self._apart: OrderedDict[str, None] = OrderedDict()  # put, but for what has no room here
         self._partly: tuple[str, Progress] | None = None  # a burst that is not put completely
         self._held: deque[Msg] = deque()  # not acknowledged, oldest first
         self._asked = 0  # messages that servers still may send
@@ -195,6 +198,7 @@ class Receiving:
                 self._link.down(f"dropped a message that is no burst: {error}")
                 await msg.term()
             except errors.PayloadTooLarge as error:
+                self._figures.returned += 1
                 self._link.down(str(error))
                 await msg.nak(RETRY_S)
             self._held.popleft()
@@ -203,13 +207,21 @@ class Receiving:
 
     async def _put(self, msg: Msg) -> None:
         """Puts a burst into the queue, unless this process has. Cancelled, it goes on where it was
-        when the burst comes again."""
+        when the burst comes again.
+
+        Raises PayloadTooLarge if a packet is larger than the pool, after it has put the others.
+        """
         headers, at = msg.headers or {}, msg.metadata
         key = headers.get("Nats-Msg-Id") or f"{at.sequence.stream} at {at.timestamp}"
         if key in self._known:
             self._figures.doubled += 1
             return
         table, data = _parts(msg.data, headers)
+        longest, largest = packed_longest(table, 0, checked(table, data))[0], self._target.largest
+        if longest > largest:
+            table, data = _up_to(largest, table, data)
+            if key in self._apart or not table:
+                raise _too_large(longest, largest)
         number = at.sequence.stream
         highest = self._ledger.last(self._stream)
         again = (
@@ -221,9 +233,10 @@ class Receiving:
             self._partly = key, Progress()
         n = await self._target.aplace(table, data, again, self._partly[1])
         self._partly = None
-        self._known[key] = None
-        if len(self._known) > KNOWN:
-            self._known.popitem(last=False)
+        done = self._apart if longest > largest else self._known
+        done[key] = None
+        if len(done) > KNOWN:
+            done.popitem(last=False)
         if highest is None or number > highest:
             self._ledger.note(self._stream, number)
         figures = self._figures
@@ -231,10 +244,30 @@ class Receiving:
         figures.packets += n
         figures.bytes += len(data)
         figures.redelivered += n if again else 0
+        if longest > largest:
+            raise _too_large(longest, largest)
         self._link.up()
 
     def _count(self) -> None:
         self._figures.unacknowledged = self._figures.lag = len(self._held)
+
+
+def _too_large(longest: int, largest: int) -> errors.PayloadTooLarge:
+    return errors.PayloadTooLarge(
+        f"a packet of {longest} bytes stays in the stream: the pool here holds {largest}"
+    )
+
+
+def _up_to(largest: int, table: memoryview, data: memoryview) -> tuple[memoryview, memoryview]:
+    """Returns the packets of a burst that are no larger than that."""
+    records, payloads, at = [], [], 0
+    for i in range(0, len(table), RECORD):
+        (length,) = _LENGTH.unpack_from(table, i)
+        if length <= largest:
+            records.append(table[i : i + RECORD])
+            payloads.append(data[at : at + length])
+        at += length
+    return memoryview(b"".join(records)), memoryview(b"".join(payloads))
 
 
 def _parts(data: bytes, headers: dict[str, str]) -> tuple[memoryview, memoryview]:

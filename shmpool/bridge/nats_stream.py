@@ -270,7 +270,7 @@ def covers(pattern: str, subject: str) -> bool:
 async def prepare_consumer(jet: JetStreamContext, place: Place) -> api.ConsumerInfo:
     """Creates the consumer unless it exists. Raises Refused, or one of TROUBLE."""
     try:
-        info = await jet.consumer_info(place.stream, place.consumer)
+        info: api.ConsumerInfo = await jet.consumer_info(place.stream, place.consumer)
     except nats.js.errors.NotFoundError:
         try:
             info = await jet.add_consumer(place.stream, place.consumer_config())

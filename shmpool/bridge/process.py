@@ -27,15 +27,18 @@ log = logging.getLogger("shmpool.bridge")
 REPORT_S = 1.0
 RETRY_S = 5.0  # after which a daemon that did not answer is asked again
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+PR_SET_PDEATHSIG = 1  # prctl.h
 KEPT = 16 << 20  # bytes
 END_S = DRAIN_S + 5.0  # for the links to end in
 
 
-def run(links: list[LinkOptions], socket: Path) -> None:
+def run(links: list[LinkOptions], socket: Path, with_parent: bool = False) -> None:
     """Runs the links until SIGTERM or SIGINT. ModuleNotFoundError: an engine is not installed.
 
-    socket is the daemon's; the bridge works without a daemon too.
+    socket is the daemon's; the bridge works without a daemon too. with_parent: it ends with the
+    process that has started it.
     """
+    parent = os.getppid()
     _keep_memory()
     made = [link_of(options) for options in links]
     stop = threading.Event()
@@ -45,6 +48,10 @@ def run(links: list[LinkOptions], socket: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    if with_parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            return
     for link in made:
         link.start()
     reports = _Reports(made, socket)

@@ -30,7 +30,8 @@ ACK_EVERY = 8  # bursts of a sender, or half of its window, while more of them a
 TURN = 32  # messages that are read before acknowledgements are sent
 IDLE_MS, STARVING_MS = 250, 10  # between two questions whether there is room
 SILENT_S = 5.0  # after which nothing is kept free for a sender
-GONE_S = 60.0  # after which a sender is forgotten, but not by the ledger
+GONE_S = 30.0  # after which a sender is forgotten, but not by the ledger
+MESSAGE_LEAST = 4 << 20  # bytes that every receiver takes in one message
 COMPLAIN_S = 10.0  # between two lines of the log about what a peer sent
 SENDERS_MAX = 120  # connected at once: fewer than the ledger knows
 
@@ -57,7 +58,8 @@ class Receiver(Link):
         self._sessions: dict[bytes, Session] = {}
         self._complained = 0.0
         self._ack_every = max(min(ACK_EVERY, self.options.window // 2), 1)
-        most = max(pool.geometry.room, 1 << 20) + (1 << 16)
+        self._largest = max(pool.geometry.room, MESSAGE_LEAST)
+        most = self._largest
         with sockets.context() as ctx, sockets.router(ctx, self.options, at, most) as sock:
             self._sock, self._path = sock, at.path
             target = self._target = Target(pool, self.options.local.name)
@@ -74,6 +76,7 @@ class Receiver(Link):
         poller.register(self.stop.fileno(), zmq.POLLIN)
         self._note_state()
         while not self.stop.is_set:
+            self.refuse_replaced()
             n = 0
             while n < TURN and self._take_message():
                 n += 1
@@ -137,7 +140,15 @@ class Receiver(Link):
         credit = self._grant(session)
         self._send(
             route,
-            Message(messages.WELCOME, hello.sender, session.last, credit, hello.turn),
+            Message(
+                messages.WELCOME,
+                hello.sender,
+                session.last,
+                credit,
+                hello.turn,
+                0,
+                min(self._largest, 2**32 - 1),
+            ),
         )
         session.unanswered = 0
         self._note_state()
@@ -185,15 +196,13 @@ class Receiver(Link):
     def _grant(self, session: Session) -> int:
         """Returns how many packets the sender may have on their way: its share of the room that no
         other sender was promised."""
-        now = time.monotonic()
-        others = sum(
+        now, room = time.monotonic(), self._target.room()
+        others = [
             one.granted
             for one in self._sessions.values()
             if one is not session and now - one.heard < SILENT_S
-        )
-        room = self._target.room()
-        share = room // max(len(self._sessions), 1)
-        session.granted = max(min(share, room - others), 0)
+        ]
+        session.granted = max(min(room // (len(others) + 1), room - sum(others)), 0)
         return session.granted
 
     def _answer(self, sender: bytes, session: Session) -> None:

@@ -17,6 +17,7 @@ from .. import errors
 from .._hot import Buffer
 from ..names import printable
 from ..pool import Pool
+from ..topic import Samples
 from . import messages, sockets
 from .config import PACKETS_MAX, Remote
 from .ends import Batch, Packed, Source, source_of
@@ -32,6 +33,7 @@ SOON_S = 0.02  # after which a HELLO that had no connection is tried again
 CONNECTIONS_S = 0.02  # between two questions what has become of the connections
 ASK_S = 3.0  # without an answer, after which HELLO is sent again
 KEEP_S = 10.0  # without a burst, after which HELLO is sent
+RETURN_S = 0.02  # pause after a packet that is returned
 IDLE_MS = 250
 PACKET_LEAST = 16  # bytes that a packet is guessed to have, to take not too few
 
@@ -69,6 +71,7 @@ class Outlet:
     packets: int = 0  # in the window
     newest: int = 0  # number that was sent
     credit: int = 0
+    largest: int = 1 << 20  # bytes of a message
     connected: bool = False
     ready: bool = False  # it has answered the last HELLO
     met: bool = False  # it was ready before
@@ -160,6 +163,7 @@ class Sender(Link):
         self._note_state()
         sent = ended = False
         while not self.stop.is_set:
+            self.refuse_replaced()
             room = self._room() if sent else 0
             if room == 0 or self._unacknowledged() * 2 >= self.options.window:
                 self._listen()  # seldom, while there is room
@@ -197,6 +201,12 @@ class Sender(Link):
         if found is None:
             return False
         batch, packed = found
+        largest = min(one.largest for one in self._outlets)
+        if len(packed[1]) > largest:  # it has one packet: a burst is smaller
+            self._return(
+                batch, f"a packet has {len(packed[1])} bytes; the receiver takes {largest}"
+            )
+            return True
         self._mean = len(packed[1]) / batch.n
         outlets = self._outlets if self._to_all else [self._least_loaded()]
         shipment = Shipment(batch, len(packed[1]), len(outlets))
@@ -307,7 +317,7 @@ class Sender(Link):
 
     def _welcomed(self, one: Outlet, message: Message) -> None:
         self._acknowledged(one, message.number)
-        one.credit = message.credit
+        one.credit, one.largest = message.credit, message.packets
         if not one.ready:
             if one.met:
                 self.figures.reconnects += 1
@@ -338,9 +348,23 @@ class Sender(Link):
         that its consumer failed on."""
         for sent in one.window:
             if sent.number == number:
-                log.warning("link %s: returned: %s", self.options.shown, why)
-                self.figures.returned += sent.shipment.batch.n
-                sent.shipment.batch.give_back()
+                batch = sent.shipment.batch
+                one.packets -= batch.n
+                sent.shipment = Shipment(
+                    Batch(Samples(), 0), 0, 2
+                )  # is acknowledged, frees nothing
+                if batch.n > 1 and not self._to_all:  # the others may have room there
+                    self._taken += batch.singles()
+                else:
+                    self._return(batch, why)
+
+    def _return(self, batch: Batch, why: str) -> None:
+        """Returns a batch to its queue, which may have a limit to that. Not more than a few in a
+        second, if it has not."""
+        log.warning("link %s: %d packets returned: %s", self.options.shown, batch.n, why)
+        self.figures.returned += batch.n
+        batch.give_back()
+        self.stop.wait(RETURN_S)
 
     def _fail_over(self, now: float) -> None:
         """Gives the bursts of a receiver that is away to the others; it may have them too."""

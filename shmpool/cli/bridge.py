@@ -17,13 +17,16 @@ from . import needs_extra
     help="TOML file with the links; docs/bridge.md describes it.",
 )
 @click.option("--socket", help="Path of the daemon's socket. [as for shmpool daemon]")
+@click.option("--with-parent", is_flag=True, hidden=True)  # ends with the daemon
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @click.option(
     "--make-keys",
     type=click.Path(path_type=Path),
     help="Write new CURVE keys into this file, print the public one, and exit.",
 )
-def command(config: Path | None, socket: str | None, check: bool, make_keys: Path | None) -> None:
+def command(
+    config: Path | None, socket: str | None, with_parent: bool, check: bool, make_keys: Path | None
+) -> None:
     """Runs links to other machines in the foreground until SIGTERM or Ctrl-C.
 
     A link takes from a queue or topic here and sends, or receives and puts into one here. Its
@@ -48,6 +51,6 @@ def command(config: Path | None, socket: str | None, check: bool, make_keys: Pat
             return
         logs.to_stderr(loaded.daemon.log_level)
         where = socket or loaded.daemon.socket
-        process.run(loaded.link, Path(where) if where else default_socket())
+        process.run(loaded.link, Path(where) if where else default_socket(), with_parent)
     except ModuleNotFoundError as error:
         needs_extra(error, "bridge")

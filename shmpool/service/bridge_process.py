@@ -2,8 +2,7 @@
 """The bridge that the daemon runs for the [[link]] tables of its configuration: a process of its
 own, `shmpool bridge`, so that what an engine does cannot hold the daemon up.
 
-A bridge that ends is started again. If the daemon is killed its bridge goes on, and the next
-daemon's waits for it: the addresses that links receive at are taken.
+A bridge that ends is started again. If the daemon is killed its bridge ends too, as on SIGTERM.
 """
 
 import asyncio
@@ -51,7 +50,7 @@ class BridgeProcess:
 
     async def _run(self, config: Path) -> None:
         command = [sys.executable, "-m", "shmpool", "bridge", "--config", str(config)]
-        command += ["--socket", str(self._socket)]
+        command += ["--socket", str(self._socket), "--with-parent"]
         pause = PAUSE_S[0]
         while True:
             began = time.monotonic()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon knows of bridges' links, and the command that runs them."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import shmpool
+from shmpool.rpc.records import LinkStats
+from shmpool.service.links import FORGET_S, LINKS_MAX, SILENT_S, Links, down, lags
+
+UP = LinkStats("rx/work", 7, "rx", "rx/work", "zmq://far:1/x", True, "up", 100.0)
+
+
+def test_reports_count_until_they_are_old() -> None:
+    """A report replaces the last one of its process. A bridge that reports no more is silent, then
+    forgotten; one that has said that it ends is forgotten soon."""
+    now = [0.0]
+    links = Links(lambda: now[0])
+    other = replace(UP, pid=8, name="other", state="ended")
+    links.report(7, [UP, replace(UP, name="second")])
+    links.report(8, [other])
+    assert ["other", "rx/work", "second"] == [one.name for one in links.of("rx")]
+    links.report(7, [UP])
+    assert ["other", "rx/work"] == [one.name for one in links.of("rx")]
+    assert [] == links.of("tx")
+    now[0] = SILENT_S
+    assert ["ended", "silent"] == [one.state for one in links.of("rx")]
+    now[0] = 2 * SILENT_S
+    assert ["silent"] == [one.state for one in links.of("rx")]
+    links.report(9, [replace(UP, pid=9)])  # a new process has the link
+    assert [(9, "up")] == [(one.pid, one.state) for one in links.of("rx")]
+    now[0] += FORGET_S
+    assert [] == links.of("rx")
+
+
+def test_reports_are_bounded() -> None:
+    """Bridges cannot make the daemon hold more than so many links."""
+    links = Links()
+    many = [replace(UP, name=str(i)) for i in range(LINKS_MAX)]
+    links.report(7, many)
+    links.report(7, many)
+    with pytest.raises(shmpool.LimitReached, match=f"may have {LINKS_MAX}"):
+        links.report(8, [replace(UP, pid=8)])
+
+
+def test_when_a_link_is_an_alarm() -> None:
+    """It is one if it has been down for down_s, is silent, or has a burst on its way for lag_s."""
+    away = replace(UP, state="down", why="no answer", down_s=5.0)
+    assert ["", "the link has been down for more than 5 s: no answer"] == [
+        down(away, 100.0 + after) for after in (4.9, 5.0)
+    ]
+    assert "no report" in down(replace(UP, state="silent", why="no report"), 0.0)
+    assert "" == down(UP, 1e9)
+    late = replace(UP, oldest_s=10.0, unacknowledged=3, lag=5)
+    assert "for more than 10 s; 3 bursts are on their way, and 5 packets wait" in lags(late)
+    assert ["", "", ""] == [
+        lags(one) for one in (UP, replace(late, oldest_s=9.9), replace(late, state="down"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ((), 2, "--config is missing"),
+        (("--config", "none.toml"), 2, "No such file"),
+        (("--config", "empty.toml"), 2, "'empty.toml' has no [[link]] table"),
+        (("--config", "wrong.toml", "--check"), 2, "line 2: link.0.from"),
+        (("--config", "good.toml", "--check"), 0, ""),
+        (("--make-keys", "good.toml"), 1, "File exists"),
+    ],
+)
+def test_the_command(arguments: tuple[str, ...], status: int, said: str, tmp_path: Path) -> None:
+    """What is wrong with a configuration is said, and the exit status follows from it."""
+    pytest.importorskip("zmq", reason="shmpool[bridge] is not installed")
+    (tmp_path / "empty.toml").write_text("")
+    (tmp_path / "wrong.toml").write_text('[[link]]\nfrom = "rx"\nto = "zmq://far:1/x"\n')
+    (tmp_path / "good.toml").write_text('[[link]]\nfrom = "rx/work"\nto = "zmq://far:1/x"\n')
+    command = [sys.executable, "-m", "shmpool", "bridge", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert status == done.returncode
+    assert said in done.stderr
