@@ -211,8 +211,9 @@ class Receiving:
 
         Raises PayloadTooLarge if a packet is larger than the pool, after it has put the others.
         """
-        headers, at = msg.headers or {}, msg.metadata
-        key = headers.get("Nats-Msg-Id") or f"{at.sequence.stream} at {at.timestamp}"
+        headers = msg.headers or {}
+        deliveries, number, stored = _origin(msg.reply)
+        key = headers.get("Nats-Msg-Id") or f"{number} at {stored}"
         if key in self._known:
             self._figures.doubled += 1
             return
@@ -222,10 +223,9 @@ class Receiving:
             table, data = _up_to(largest, table, data)
             if key in self._apart or not table:
                 raise _too_large(longest, largest)
-        number = at.sequence.stream
         highest = self._ledger.last(self._stream)
         again = (
-            at.num_delivered > 1
+            deliveries > 1
             or "Shmpool-Again" in headers
             or (highest is not None and number <= highest)
         )
@@ -250,6 +250,18 @@ class Receiving:
 
     def _count(self) -> None:
         self._figures.unacknowledged = self._figures.lag = len(self._held)
+
+
+def _origin(reply: str) -> tuple[int, int, str]:
+    """Returns how often a message has been delivered, its number in the stream, and when it was
+    stored. Its reply subject says so: that of nats-py's metadata, without making dates of it.
+
+        $JS.ACK.stream.consumer.deliveries.number....
+        $JS.ACK.domain.account.stream.consumer.deliveries.number....
+    """
+    words = reply.split(".")
+    at = 4 if len(words) == 9 else 6
+    return int(words[at]), int(words[at + 1]), words[at + 3]
 
 
 def _too_large(longest: int, largest: int) -> errors.PayloadTooLarge:
