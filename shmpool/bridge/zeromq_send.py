@@ -187,7 +187,7 @@ class Sender(Link):
             one.pass_on(Message(messages.BYE, one.sender).packed(), b"")
 
     def _wait(self, source: Source, may_take: bool) -> None:
-        self._note_figures(source)
+        self._note_figures()
         self._connections_at = 0.0
         if may_take and not self._unacknowledged():  # nobody has to say anything
             batch = source.take_within(self._wanted(self._room()), ALONE_S)
@@ -264,6 +264,7 @@ class Sender(Link):
         connections = now >= self._connections_at
         if connections:
             self._connections_at = now + CONNECTIONS_S
+            self._note_figures()
         for one in self._outlets:
             for event in sockets.happened(one.monitor) if connections else ():
                 self._connection(one, event)
@@ -403,12 +404,12 @@ class Sender(Link):
         else:
             self.down("; ".join(f"{one.to}: {one.refusal or 'no answer'}" for one in away))
 
-    def _note_figures(self, source: Source) -> None:
+    def _note_figures(self) -> None:
         figures = self.figures
         oldest = [one.window[0].at for one in self._outlets if one.window]
         figures.unacknowledged = self._unacknowledged()
         figures.oldest_since = min(oldest, default=None)
-        figures.lag = source.waiting
+        figures.lag = self._source.waiting
 
     def _give_back(self) -> None:
         """Returns what is not acknowledged to the queue."""
