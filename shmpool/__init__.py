@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .rpc.records import (
         Alarm,
         Description,
+        LinkStats,
         Pong,
         PoolStats,
         PoolSummary,
@@ -93,6 +94,7 @@ __all__ = [
     "JoinableQueue",
     "LaneStats",
     "LimitReached",
+    "LinkStats",
     "Member",
     "Message",
     "NoArray",

@@ -157,7 +157,7 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
             add("subscriber_lag", one.lag, *who)
             add("subscriber_gaps", one.gaps, *who)
             add("subscriber_held", one.held, *who)
-    for link in pool.stats().links:
+    for link in pool.links():
         way = link.name, "out" if link.sends else "in"
         add("link_up", link.state == "up", *way)
         add("link_oldest_seconds", link.oldest_s or 0.0, *way)

@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from ..pool_files import path_of, record_lock
-from ..rpc.records import Alarm, PoolStats, Recoveries
+from ..rpc.records import Alarm, LinkStats, PoolStats, Recoveries
 from ..stats import Holder, Recovery, Stats
 from ..view import View
 from .alarms import Alarms, Changes, Policy
@@ -108,7 +108,11 @@ class WatchedPool:
 
     def stats(self) -> PoolStats:
         stats = stats_of(self.view, time.time(), self.recoveries, self.alarms.active())
-        return replace(stats, links=self._links.of(self.view.name))
+        return replace(stats, links=self.links())
+
+    def links(self) -> list[LinkStats]:
+        """Returns the links of this pool that bridges have reported."""
+        return self._links.of(self.view.name)
 
     def recovered(self, what: Recovery, seconds: float) -> RecoveryEvent:
         """Counts a recovery and returns its event."""
@@ -143,7 +147,7 @@ class WatchedPool:
         flows = self.view.queues(), self.view.topics()
         self.history.add(self._clock(), *flows)
         changes = self.alarms.update(self._clock(), self.policy, stats, *flows, suspended)
-        of_links = self.alarms.update_links(self._links.of(self.view.name))
+        of_links = self.alarms.update_links(self.links())
         return changes[0] + of_links[0], changes[1] + of_links[1]
 
     def inspect_holders(self, holders: list[Holder]) -> Changes:
