@@ -23,6 +23,7 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
+import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -174,8 +175,11 @@ class Receiving:
         before = 0
         while True:
             await asyncio.sleep(CHECK_S)
-            consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
-            stream = await jet.stream_info(self._place.stream)
+            try:
+                consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
+                stream = await jet.stream_info(self._place.stream)
+            except (TimeoutError, nats.js.errors.ServiceUnavailableError):
+                continue  # a cluster without a leader
             first = left_behind(stream, consumer)
             if first and first == before:
                 if began_again(stream, consumer):
