@@ -91,7 +91,9 @@ class Ledger:
     def faults(self) -> list[str]:
         """What is wrong, if all have been sent."""
         lost = [i for i, n in enumerate(self.times[: self.total]) if not n]
-        hidden = [i for i, n in enumerate(self.times) if n > 1 and self.marked[i] < n - 1]
+        hidden = [
+            i for i, n in enumerate(self.times[: self.total]) if n > 1 and self.marked[i] < n - 1
+        ]
         return [
             f"{len(found)} packets {what}, the first {found[:5]}"
             for what, found in (("lost", lost), ("doubled and not marked", hidden))

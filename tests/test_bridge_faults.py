@@ -140,7 +140,7 @@ def test_in_the_daemon(start_daemon: StartDaemon, both_ends: Pools, eventually: 
     daemon = start_daemon(links, options="interval = 0.05")
     with shmpool.Client(daemon.socket) as client:
 
-        def stats(end: int) -> shmpool.rpc.records.PoolStats:
+        def stats(end: int) -> shmpool.PoolStats:
             return client.stats(both_ends[end].name)
 
         eventually(lambda: [one.kind for one in stats(0).alarms] == ["link-down"])

@@ -87,8 +87,8 @@ def ours(address: str) -> Iterator[Contestant]:
     here, there = (pool.create_queue("work", capacity=2048, on_death="requeue") for pool in pools)
     stream = f"nats://{address}/ours"
     ends = [
-        LinkOptions(f"{names[0]}/work", stream, burst_bytes=1 << 19),
-        LinkOptions(stream, f"{names[1]}/work", burst_bytes=1 << 19),
+        LinkOptions(f"{names[0]}/work", stream),
+        LinkOptions(stream, f"{names[1]}/work"),
     ]
 
     def run(options: LinkOptions) -> Callable[[], None]:

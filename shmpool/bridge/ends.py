@@ -103,6 +103,10 @@ class Source(ABC):
         """A descriptor that is readable while packets are there."""
 
     @abstractmethod
+    def take_within(self, most: int, seconds: float) -> Batch | None:
+        """take(), but waits so long for the first packet: it wakes sooner than by fileno()."""
+
+    @abstractmethod
     def close(self) -> None:
         """Ends it."""
 
@@ -136,6 +140,12 @@ class QueueSource(Source):
     def fileno(self) -> int:
         return self._queue.fileno()
 
+    def take_within(self, most: int, seconds: float) -> Batch | None:
+        with contextlib.suppress(errors.Empty):
+            burst = self._queue.get_many(most, seconds)
+            return Batch(burst, len(burst))
+        return None
+
     def close(self) -> None:
         self._queue.close()
 
@@ -163,6 +173,12 @@ class TopicSource(Source):
 
     def fileno(self) -> int:
         return self._subscriber.fileno()
+
+    def take_within(self, most: int, seconds: float) -> Batch | None:
+        with contextlib.suppress(errors.Empty):
+            samples = self._subscriber.get_many(most, seconds)
+            return Batch(samples, len(samples))
+        return None
 
     def close(self) -> None:
         self._subscriber.close()

@@ -23,11 +23,13 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
+import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from .. import errors
+from .._hot import packed_longest
 from .ends import Progress, Target
 from .ledger import SENDER, Ledger
 from .nats_sending import BODY, VERSION
@@ -42,7 +44,7 @@ from .nats_stream import (
     prepare_stream,
     until_lost,
 )
-from .packing import RECORD, BadMessage
+from .packing import RECORD, BadMessage, checked
 from .stopping import Ending
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
 CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
 RETRY_S = 30.0  # before a server delivers again what the pool can never hold
 _PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
+_LENGTH = struct.Struct("=I")  # what a record begins with
 ENDED = ("404", "408")  # statuses of a request that has ended
 ALIVE = "100"  # of one that goes on
 
@@ -66,6 +69,7 @@ class Receiving:
         self._place, self._target, self._ledger, self._link = place, target, ledger, link
         self._figures = link.figures
         self._known: OrderedDict[str, None] = OrderedDict()  # put: oldest first
+        self._apart: OrderedDict[str, None] = OrderedDict()  # put, but for what has no room here
         self._partly: tuple[str, Progress] | None = None  # a burst that is not put completely
         self._held: deque[Msg] = deque()  # not acknowledged, oldest first
         self._asked = 0  # messages that servers still may send
@@ -171,8 +175,11 @@ class Receiving:
         before = 0
         while True:
             await asyncio.sleep(CHECK_S)
-            consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
-            stream = await jet.stream_info(self._place.stream)
+            try:
+                consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
+                stream = await jet.stream_info(self._place.stream)
+            except (TimeoutError, nats.js.errors.ServiceUnavailableError):
+                continue  # a cluster without a leader
             first = left_behind(stream, consumer)
             if first and first == before:
                 if began_again(stream, consumer):
@@ -195,6 +202,7 @@ class Receiving:
                 self._link.down(f"dropped a message that is no burst: {error}")
                 await msg.term()
             except errors.PayloadTooLarge as error:
+                self._figures.returned += 1
                 self._link.down(str(error))
                 await msg.nak(RETRY_S)
             self._held.popleft()
@@ -203,17 +211,25 @@ class Receiving:
 
     async def _put(self, msg: Msg) -> None:
         """Puts a burst into the queue, unless this process has. Cancelled, it goes on where it was
-        when the burst comes again."""
-        headers, at = msg.headers or {}, msg.metadata
-        key = headers.get("Nats-Msg-Id") or f"{at.sequence.stream} at {at.timestamp}"
+        when the burst comes again.
+
+        Raises PayloadTooLarge if a packet is larger than the pool, after it has put the others.
+        """
+        headers = msg.headers or {}
+        deliveries, number, stored = _origin(msg.reply)
+        key = headers.get("Nats-Msg-Id") or f"{number} at {stored}"
         if key in self._known:
             self._figures.doubled += 1
             return
         table, data = _parts(msg.data, headers)
-        number = at.sequence.stream
+        longest, largest = packed_longest(table, 0, checked(table, data))[0], self._target.largest
+        if longest > largest:
+            table, data = _up_to(largest, table, data)
+            if key in self._apart or not table:
+                raise _too_large(longest, largest)
         highest = self._ledger.last(self._stream)
         again = (
-            at.num_delivered > 1
+            deliveries > 1
             or "Shmpool-Again" in headers
             or (highest is not None and number <= highest)
         )
@@ -221,9 +237,10 @@ class Receiving:
             self._partly = key, Progress()
         n = await self._target.aplace(table, data, again, self._partly[1])
         self._partly = None
-        self._known[key] = None
-        if len(self._known) > KNOWN:
-            self._known.popitem(last=False)
+        done = self._apart if longest > largest else self._known
+        done[key] = None
+        if len(done) > KNOWN:
+            done.popitem(last=False)
         if highest is None or number > highest:
             self._ledger.note(self._stream, number)
         figures = self._figures
@@ -231,10 +248,42 @@ class Receiving:
         figures.packets += n
         figures.bytes += len(data)
         figures.redelivered += n if again else 0
+        if longest > largest:
+            raise _too_large(longest, largest)
         self._link.up()
 
     def _count(self) -> None:
         self._figures.unacknowledged = self._figures.lag = len(self._held)
+
+
+def _origin(reply: str) -> tuple[int, int, str]:
+    """Returns how often a message has been delivered, its number in the stream, and when it was
+    stored. Its reply subject says so: that of nats-py's metadata, without making dates of it.
+
+        $JS.ACK.stream.consumer.deliveries.number....
+        $JS.ACK.domain.account.stream.consumer.deliveries.number....
+    """
+    words = reply.split(".")
+    at = 4 if len(words) == 9 else 6
+    return int(words[at]), int(words[at + 1]), words[at + 3]
+
+
+def _too_large(longest: int, largest: int) -> errors.PayloadTooLarge:
+    return errors.PayloadTooLarge(
+        f"a packet of {longest} bytes stays in the stream: the pool here holds {largest}"
+    )
+
+
+def _up_to(largest: int, table: memoryview, data: memoryview) -> tuple[memoryview, memoryview]:
+    """Returns the packets of a burst that are no larger than that."""
+    records, payloads, at = [], [], 0
+    for i in range(0, len(table), RECORD):
+        (length,) = _LENGTH.unpack_from(table, i)
+        if length <= largest:
+            records.append(table[i : i + RECORD])
+            payloads.append(data[at : at + length])
+        at += length
+    return memoryview(b"".join(records)), memoryview(b"".join(payloads))
 
 
 def _parts(data: bytes, headers: dict[str, str]) -> tuple[memoryview, memoryview]:

@@ -35,6 +35,7 @@ ASK_S = 3.0  # without an answer, after which HELLO is sent again
 KEEP_S = 10.0  # without a burst, after which HELLO is sent
 RETURN_S = 0.02  # pause after a packet that is returned
 IDLE_MS = 250
+ALONE_S = 0.1  # of a wait at the queue alone, between two questions about the connections
 PACKET_LEAST = 16  # bytes that a packet is guessed to have, to take not too few
 
 
@@ -186,9 +187,14 @@ class Sender(Link):
             one.pass_on(Message(messages.BYE, one.sender).packed(), b"")
 
     def _wait(self, source: Source, may_take: bool) -> None:
-        self._note_figures(source)
-        (self._all if may_take else self._answers).poll(IDLE_MS)
+        self._note_figures()
         self._connections_at = 0.0
+        if may_take and not self._unacknowledged():  # nobody has to say anything
+            batch = source.take_within(self._wanted(self._room()), ALONE_S)
+            if batch is not None:
+                self._taken.append(batch)
+        else:
+            (self._all if may_take else self._answers).poll(IDLE_MS)
 
     def _room(self) -> int:
         """How many packets may be taken and sent now."""
@@ -216,7 +222,7 @@ class Sender(Link):
 
     def _next(self, source: Source, room: int) -> tuple[Batch, Packed] | None:
         """Takes up to room packets of about burst_bytes, and packs them."""
-        wanted = min(room, int(self.options.burst_bytes // max(self._mean, PACKET_LEAST))) or 1
+        wanted = self._wanted(room)
         if not self._taken:
             batch = source.take(wanted)
             if batch is None:
@@ -228,6 +234,10 @@ class Sender(Link):
             self._divide(fitting(packed[0], self.options.burst_bytes))
             packed = self._taken[0].packed()
         return self._taken.pop(0), packed
+
+    def _wanted(self, room: int) -> int:
+        """How many packets a burst should have."""
+        return min(room, int(self.options.burst_bytes // max(self._mean, PACKET_LEAST))) or 1
 
     def _divide(self, n: int) -> None:
         """Leaves n packets in the batch that is next."""
@@ -254,6 +264,7 @@ class Sender(Link):
         connections = now >= self._connections_at
         if connections:
             self._connections_at = now + CONNECTIONS_S
+            self._note_figures()
         for one in self._outlets:
             for event in sockets.happened(one.monitor) if connections else ():
                 self._connection(one, event)
@@ -393,12 +404,12 @@ class Sender(Link):
         else:
             self.down("; ".join(f"{one.to}: {one.refusal or 'no answer'}" for one in away))
 
-    def _note_figures(self, source: Source) -> None:
+    def _note_figures(self) -> None:
         figures = self.figures
         oldest = [one.window[0].at for one in self._outlets if one.window]
         figures.unacknowledged = self._unacknowledged()
         figures.oldest_since = min(oldest, default=None)
-        figures.lag = source.waiting
+        figures.lag = self._source.waiting
 
     def _give_back(self) -> None:
         """Returns what is not acknowledged to the queue."""

@@ -111,7 +111,7 @@ class WatchedPool:
         return replace(stats, links=self.links())
 
     def links(self) -> list[LinkStats]:
-        """The links of bridges that end in this pool."""
+        """Returns the links of this pool that bridges have reported."""
         return self._links.of(self.view.name)
 
     def recovered(self, what: Recovery, seconds: float) -> RecoveryEvent:
