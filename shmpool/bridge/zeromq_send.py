@@ -77,12 +77,12 @@ class Sender(Link):
                 self._listen()  # seldom, while there is room
                 room = self._room()
             sent = False
-            if room and not ended:
+            if room and (self._taken or not ended):
                 try:
                     sent = self._take_and_send(source, room)
                 except errors.ShutDown:
                     ended = True
-            if ended and not self._unacknowledged():
+            if ended and not self._taken and not self._unacknowledged():
                 raise errors.ShutDown("the queue was shut down")
             if not sent:
                 self._wait(source, bool(room) and not ended)
@@ -114,7 +114,7 @@ class Sender(Link):
         if found is None:
             return False
         batch, packed = found
-        largest = min(one.largest for one in self._outlets)
+        largest = min(one.largest for one in self._outlets if one.ready)
         if len(packed[1]) > largest:  # it has one packet: a burst is smaller
             self._return(
                 batch, f"a packet has {len(packed[1])} bytes; the receiver takes {largest}"
@@ -268,9 +268,8 @@ class Sender(Link):
             if sent.number == number:
                 batch = sent.shipment.batch
                 one.packets -= batch.n
-                sent.shipment = Shipment(
-                    Batch(Samples(), 0), 0, 2
-                )  # is acknowledged, frees nothing
+                # It will be acknowledged, and frees nothing then.
+                sent.shipment = Shipment(Batch(Samples(), 0), 0, 2)
                 if batch.n > 1 and not self._to_all:  # the others may have room there
                     self._taken += batch.singles()
                 else:
