@@ -174,11 +174,11 @@ def test_received(pool: shmpool.Pool, addresses: bool) -> None:
                     while len(found) < 5:
                         try:
                             if addresses:
-                                burst, senders = server.get_many_from(most)
+                                burst, senders = server.get_many_from(most, timeout=10)
                                 ports = set(senders["port"].tolist())
                                 assert (len(burst), {client.address[1]}) == (len(senders), ports)
                             else:
-                                burst = server.get_many(most)
+                                burst = server.get_many(most, timeout=10)
                         except Interrupted:
                             interrupted = True
                             most = 2

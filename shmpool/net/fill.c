@@ -6,7 +6,9 @@
 
 #define COPY_UNLOCKED (256u << 10) /* bytes from which a copy releases the interpreter's lock */
 #define AHEAD 4                    /* packets whose lines are fetched while one is copied */
-#define ADDRESSES 12u              /* bytes before a VLAN tag */
+#define LINE 64u
+#define FETCHED (8 * LINE) /* bytes of each: of the rest the processor fetches by itself */
+#define ADDRESSES 12u      /* bytes before a VLAN tag */
 #define TAG 4u
 
 struct burst_object *net_fill_arguments(PyObject *args, double *timeout, uint32_t *most)
@@ -112,7 +114,10 @@ static void copy_all(const struct lookup *c, const uint64_t *handle,
 {
 	for (uint32_t i = 0; i < n; i++) {
 		if (i + AHEAD < n) {
-			__builtin_prefetch(packet[i + AHEAD].data);
+			const char *data = packet[i + AHEAD].data;
+			const uint32_t length = packet[i + AHEAD].length;
+			for (uint32_t at = 0; at < FETCHED && at < length; at += LINE)
+				__builtin_prefetch(data + at);
 			__builtin_prefetch(pool_data(c->p, handle_index(handle[i + AHEAD])), 1);
 		}
 		const uint32_t index = handle_index(handle[i]);
