@@ -4,6 +4,7 @@
 Not in here: publish(), get() and Sample (hot/topic.c).
 """
 
+import contextlib
 import errno
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -167,11 +168,13 @@ class Topic(TopicBase, Filled):
             if not isinstance(value, str) or value not in allowed:
                 choices = " or ".join(f'"{one}"' for one in allowed)
                 raise errors.InvalidArgument(f"{what} is {value!r}; it must be {choices}")
-        try:
-            return Subscriber(self, policy, start)
-        except errors.LimitReached:
-            self.pool.recover()  # some may be of dead processes
-            return Subscriber(self, policy, start)
+        for _ in range(SUBSCRIBERS_MAX):  # others may take those of dead processes first
+            with contextlib.suppress(errors.LimitReached):
+                return Subscriber(self, policy, start)
+            code = lib.shmpool_vacancy_wait(self.pool._number, self.number)
+            if not check(code, f"topic {self.name!r}"):
+                break
+        return Subscriber(self, policy, start)
 
     def subscribers(self) -> list[Subscription]:
         """Returns the subscribers of all processes."""
@@ -199,7 +202,8 @@ class Topic(TopicBase, Filled):
         """
         refuse_readonly(self.pool)
         self._refuse_closed()
-        check(lib.shmpool_queue_shutdown(self.pool._number, self.number), f"topic {self.name!r}")
+        code = lib.shmpool_queue_shutdown_wait(self.pool._number, self.number)
+        check(code, f"topic {self.name!r}")
 
     # Event loops: awaiting.py.
 

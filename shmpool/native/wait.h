@@ -127,6 +127,20 @@ static inline bool wait_ones(const uint32_t *word, const uint32_t *many)
  * both words while that member entered may have taken a sleeper on word for it and woken none. */
 void wait_wake_ones(uint32_t *word, const uint32_t *many, uint32_t n);
 
+/* The attempts of one call at what other members may be about to release. Zeroed before the first
+ * one. */
+struct wait_tries {
+	uint32_t n;
+	int64_t until_ns;
+};
+#define WAIT_TRIES_NS 5000000000ll
+
+/* Pauses between two attempts: yields the processor a few times, then sleeps for 1 to 8 ms each
+ * time, so that two that take something from each other do not meet again and again. For what
+ * another member releases after a bounded number of steps, unless it is suspended among them.
+ * Returns false once WAIT_TRIES_NS have passed since the first call. */
+bool wait_again(struct wait_tries *tries);
+
 int64_t wait_now(void);    /* CLOCK_MONOTONIC, ns */
 int64_t wait_coarse(void); /* the same at the last tick, some ms ago, for a quarter of the cost */
 int64_t wait_spent(void);  /* processor time of the calling thread, ns */

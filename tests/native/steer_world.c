@@ -310,7 +310,9 @@ void world_attach(uint32_t me)
 	uint64_t token = STEER_TOKEN(world_profile->one_process ? 0 : me);
 	int error = member_attach(&world_segment, token, &world_actors[me].m);
 	/* As opening.c does: a new member takes a dead member's slot. */
-	for (int i = 0; error == -EUSERS && i < 1000; i++)
+	if (error == -EUSERS)
+		error = -EAGAIN;
+	for (int i = 0; error == -EAGAIN && i < 1000; i++)
 		error = recover_slot(&world_actors[me].pool, token, &world_actors[me].m);
 	SAME(0, error);
 	world_actors[me].tag = world_actors[me].m->tag;
