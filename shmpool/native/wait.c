@@ -119,9 +119,10 @@ void wait_reset(uint32_t *word)
 	uint32_t now = load_acquire(word), next; /* [WAIT] */
 	do {
 		next = ((now + WAIT_EPOCH_ONE) & WAIT_EPOCH_MASK) |
-		       ((now + WAIT_WAKE_ONE) & ~(WAIT_EPOCH_MASK | WAIT_COUNT_MASK));
+		       ((now + WAIT_WAKE_ONE) & ~(WAIT_EPOCH_MASK | WAIT_COUNT_MASK)) | 1;
 	} while (!cas_seq_cst(word, &now, next)); /* [WAIT] */
 	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	wait_leave(word, next);
 }
 
 bool wait_again(struct wait_tries *tries)

@@ -13,9 +13,10 @@
  *       epoch is the same     wait_leave()
  *     wake-ups + 1, then      a member that has changed    sleepers that are not woken: each polls
  *       FUTEX_WAKE            something, wait_wake()       after one slice
- *     epoch + 1, wake-ups     a recoverer of a dead        the same
- *       + 1, sleepers = 0,    member, wait_reset()
- *       then FUTEX_WAKE
+ *     epoch + 1, wake-ups     a recoverer of a dead        a sleeper too many, in place of those
+ *       + 1, sleepers = 1,    member, wait_reset()         that are not woken: each change wakes
+ *       then FUTEX_WAKE                                    one of them, the next recoverer all
+ *     sleepers - 1            the same recoverer           nothing
  *
  * A recovery repairs all of these: it resets each wait word that counts a sleeper (wait_reset()).
  *
@@ -104,8 +105,9 @@ static inline int64_t wait_slice_result(int64_t result, int64_t end, int64_t dea
 /* Wakes up to n sleepers. */
 void wait_wake(uint32_t *word, uint32_t n);
 
-/* Sets the count of sleepers to 0, dead ones included, and wakes all that live. They count
- * themselves again if they go on waiting. */
+/* Counts no sleeper any more, dead ones included, and wakes all that live. They count themselves
+ * again if they go on waiting. Until they are woken the caller is counted in their place, so that
+ * they are not forgotten if it is killed in between. */
 void wait_reset(uint32_t *word);
 
 /* Lowers *want to n, the number that the caller waits for. Call it before the last count that
