@@ -550,7 +550,7 @@ class Pool(PoolBase):
         policy = choices.ON_DEATH.index(on_death), number, int(max_redeliveries)
         while True:
             laned = (n << 16 | LANED | LANES_GROW * (lanes == "auto")) * (lanes != 1)
-            code = lib.shmpool_queue_create(
+            code = lib.shmpool_queue_create_wait(
                 self._number, name.encode(), int(capacity), flags | laned, *policy
             )
             if code != -errno.ENFILE or n == 1 or lanes != "auto":
@@ -605,7 +605,7 @@ class Pool(PoolBase):
         kept = sum(topic.depth for topic in self.topics())
         for refusal in topic_refusals(TopicOptions(depth), self.geometry.capacity, kept):
             raise errors.InvalidArgument(str(refusal))
-        code = lib.shmpool_queue_create(self._number, name.encode(), int(depth), 8, 0, 0, 0)
+        code = lib.shmpool_queue_create_wait(self._number, name.encode(), int(depth), 8, 0, 0, 0)
         return Topic(self, code if code > 0 else refuse(self, code, f"topic {name!r}"))
 
     def topic(self, name: str, *, timeout: float | None = 0) -> Topic:

@@ -217,7 +217,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
         """
         refuse_readonly(self.pool)
         self._refuse_closed()
-        code = lib.shmpool_queue_shutdown(self.pool._number, self.number)
+        code = lib.shmpool_queue_shutdown_wait(self.pool._number, self.number)
         if code < 0:
             self._fail(code, () if code == -errno.EBUSY else None)
         if immediate:

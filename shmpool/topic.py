@@ -6,6 +6,7 @@ Not in here: publish(), get() and Sample (hot/topic.c).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -170,11 +171,13 @@ class Topic(TopicBase, Filled):
             if not isinstance(value, str) or value not in allowed:
                 words = " or ".join(f'"{one}"' for one in allowed)
                 raise errors.InvalidArgument(f"{what} is {value!r}; it must be {words}")
-        try:
-            return Subscriber(self, policy, start)
-        except errors.LimitReached:
-            self.pool.recover()  # some may be of dead processes
-            return Subscriber(self, policy, start)
+        for _ in range(SUBSCRIBERS_MAX):  # others may take those of dead processes first
+            with contextlib.suppress(errors.LimitReached):
+                return Subscriber(self, policy, start)
+            code = lib.shmpool_vacancy_wait(self.pool._number, self.number)
+            if not check(code, f"topic {self.name!r}"):
+                break
+        return Subscriber(self, policy, start)
 
     def subscribers(self) -> list[Subscription]:
         """Returns the subscribers of all processes."""
@@ -202,7 +205,8 @@ class Topic(TopicBase, Filled):
         """
         refuse_readonly(self.pool)
         self._refuse_closed()
-        check(lib.shmpool_queue_shutdown(self.pool._number, self.number), f"topic {self.name!r}")
+        code = lib.shmpool_queue_shutdown_wait(self.pool._number, self.number)
+        check(code, f"topic {self.name!r}")
 
     # Event loops: awaiting.py.
 

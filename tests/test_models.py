@@ -212,6 +212,27 @@ TOPIC_LONG_MUTATIONS = {
     "NOT_BARRED": "subscribers",
     "VACATED_ANY": "both-die",
 }
+
+
+def _warm(**other: int) -> dict[str, int]:
+    """Options of warm.pml: how often two members allocate and free, and who may die."""
+    usual = {"ROUNDS": 1, "OTHER_ROUNDS": 1, "BUFFERS": 2, "WARM_SIZE": 1, "CHOICE": 0}
+    return usual | {"RECOVERERS": 1, "CRASHES": 2} | other
+
+
+WARM = {
+    "deaths": _warm(),
+    "recoverers": _warm(BUFFERS=1, RECOVERERS=2),
+    "rounds": _warm(ROUNDS=2, CRASHES=1),
+    "bypass": _warm(ROUNDS=3, OTHER_ROUNDS=2, WARM_SIZE=2, CHOICE=1, CRASHES=0),
+}
+WARM_MUTATIONS = [
+    ("OTHER_CONS", WARM["rounds"]),
+    ("OTHER_OP", WARM["rounds"]),
+    ("OTHER_LIMIT", WARM["bypass"]),
+    ("NOT_ANNOUNCED", WARM["bypass"]),
+    ("CONS_FIRST", WARM["bypass"]),
+]
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
@@ -312,6 +333,12 @@ def test_abandoned(name: str, tmp_path: Path) -> None:
     _whole(_search("abandon", ABANDONED[name], tmp_path))
 
 
+@pytest.mark.parametrize("name", WARM)
+def test_warm(name: str, tmp_path: Path) -> None:
+    """Free buffers in two rings, also behind a suspended member: none is lost or has two owners."""
+    _whole(_search("warm", WARM[name], tmp_path))
+
+
 @pytest.mark.parametrize("name", TURNS)
 def test_turn(name: str, tmp_path: Path) -> None:
     """No member sleeps while what it waits for is available, one buffer or many."""
@@ -327,11 +354,12 @@ def test_served(tmp_path: Path) -> None:
     ("model", "mutation", "options"),
     [("member", *one) for one in SLOT_MUTATIONS]
     + [("abandon", *one) for one in ABANDONED_MUTATIONS]
-    + [("turn", *one) for one in TURN_MUTATIONS],
+    + [("turn", *one) for one in TURN_MUTATIONS]
+    + [("warm", *one) for one in WARM_MUTATIONS],
     ids=lambda x: x if str(x) == x else "",
 )
 def test_mutation(model: str, mutation: str, options: dict[str, int], tmp_path: Path) -> None:
-    """A step of member.pml, abandon.pml or turn.pml that is left out breaks an assertion."""
+    """A step of these models that is left out or changed breaks an assertion."""
     said = _search(model, options | {f"MUTATE_{mutation}": 1}, tmp_path)
     assert re.search(r"pan:1: assertion violated", said), said
     assert "errors: 1" in said
@@ -353,6 +381,7 @@ def test_every_mutation_is_listed() -> None:
         for name in re.findall(r"MUTATE_(\w+)", path.read_text())
     }
     lists = [MUTATIONS, SLOT_MUTATIONS, ABANDONED_MUTATIONS, TURN_MUTATIONS, SERVED_MUTATIONS]
+    lists.append(WARM_MUTATIONS)
     topics = {*TOPIC_MUTATIONS, *TOPIC_LONG_MUTATIONS, "RESERVED_UNPUBLISHED"}
     listed = {name for one in lists for name, _ in one}
     assert named == listed | set(CACHE_MUTATIONS) | set(CHAIN_MUTATIONS) | topics

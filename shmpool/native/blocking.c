@@ -22,7 +22,7 @@ int blocking_retry(struct blocking *b, int result)
 {
 	const struct blocking_kind *kind = b->kind;
 	int slept = 0;
-	if (result == -EBUSY && recover_if_due(b->p, b->m)) /* the role may be a dead member's */
+	if (result == -EBUSY && recover_role(b->p, b->m, b->r))
 		result = kind->attempt(b);
 	if (result == kind->nothing && b->deadline_ns == WAIT_NEVER)
 		return retry_once(b, result);

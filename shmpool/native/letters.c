@@ -9,6 +9,7 @@
 #include "copy.h"
 #include "lookup.h"
 #include "process.h"
+#include "recover.h"
 #include "requeue.h"
 
 static void count_refused(const struct qmempool *p, uint32_t queue, uint64_t n)
@@ -53,7 +54,12 @@ int64_t shmpool_move(uint64_t key, uint32_t to, int reset)
 {
 	struct lookup c;
 	int error = lookup_queue(key, &c);
-	return error ? error : requeue_move(c.p, c.m, c.ring, to, reset);
+	if (error)
+		return error;
+	error = requeue_move(c.p, c.m, c.ring, to, reset);
+	if (error == -EBUSY && recover_role(c.p, c.m, c.ring))
+		error = requeue_move(c.p, c.m, c.ring, to, reset);
+	return error;
 }
 
 /* Copies the buffer at a position of a ring without writing to it. Returns false if the buffer was

@@ -33,6 +33,17 @@ enum process_fate liveness_fate(const struct segment *s, const struct member *m,
 	return process_suspended(process) ? PROCESS_SUSPENDED : PROCESS_ALIVE;
 }
 
+bool liveness_tag_dead(const struct segment *s, uint32_t tag, uint64_t own)
+{
+	struct liveness q = { .s = s, .own = own };
+	const uint32_t number = tag_number(tag);
+	if (!tag || number >= s->members)
+		return false;
+	const struct member *m = segment_member(s, number);
+	const uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+	return identity && load_relaxed(&m->tag) == tag && liveness_ask(&q, identity) == TOKEN_FREE;
+}
+
 uint32_t liveness_dead(const struct segment *s, uint64_t own)
 {
 	struct liveness q = { .s = s, .own = own };

@@ -20,6 +20,9 @@ struct liveness {
 /* Returns whether the process of a member is alive. identity is not 0. */
 enum token_state liveness_ask(struct liveness *q, uint64_t identity);
 
+/* True if the member that has the tag is dead. */
+bool liveness_tag_dead(const struct segment *s, uint32_t tag, uint64_t own);
+
 /* Returns the number of members that are dead and not recovered. */
 uint32_t liveness_dead(const struct segment *s, uint64_t own);
 

@@ -46,6 +46,18 @@ int member_attach(const struct segment *s, uint64_t token, struct member **out)
 	return -EUSERS;
 }
 
+bool member_room(const struct segment *s)
+{
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		const uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (identity ? member_gone(identity) :
+			       member_epoch(load_relaxed(&m->tag)) != TAG_EPOCH_MAX)
+			return true;
+	}
+	return false;
+}
+
 void member_release_roles(const struct segment *s, const struct member *m)
 {
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {

@@ -200,27 +200,35 @@ static int take_over(const struct segment *s, uint64_t token, struct member **ou
 	return error;
 }
 
+/* One attempt. -EAGAIN as recover_slot(). */
+static int attach(struct qmempool *p, uint64_t token, struct member **out)
+{
+	int error = member_attach(&p->segment, token, out);
+	if (error == -EUSERS)
+		error = recover_slot(p, token, out);
+	if (error != -EUSERS && error != -EAGAIN)
+		return error;
+	return take_over(&p->segment, token, out) ? error : 0;
+}
+
 int opening_attach(uint32_t number)
 {
-	uint32_t slot = number % OPENING_POOLS_MAX;
+	struct wait_tries tries = { 0 };
+	const uint32_t slot = number % OPENING_POOLS_MAX;
 	struct qmempool *p = &opening_pools[slot];
-	if (!p->segment.writes)
-		return -EROFS;
-	int error = opening_thread ? 0 : make_table();
+	int error = !p->segment.writes ? -EROFS : opening_thread ? 0 : make_table();
 	if (error)
 		return error;
 	pthread_mutex_lock(&wiped->threads_lock);
 	error = need_token(slot);
 	pthread_mutex_unlock(&wiped->threads_lock);
-	if (!error)
-		error = member_attach(&p->segment, opening_token(number),
-				      &opening_thread->member[slot]);
-	if (error == -EUSERS)
-		error = recover_slot(p, opening_token(number), &opening_thread->member[slot]);
-	if (error == -EUSERS)
-		error = take_over(&p->segment, opening_token(number),
-				  &opening_thread->member[slot]);
-	return error;
+	if (error)
+		return error;
+	/* Many may attach at once, in place of as many that were killed. */
+	do
+		error = attach(p, opening_token(number), &opening_thread->member[slot]);
+	while (error == -EAGAIN && wait_again(&tries));
+	return error == -EAGAIN ? -EUSERS : error;
 }
 
 int opening_pin(uint32_t number, const struct shmpool_driver *driver)

@@ -56,12 +56,18 @@ struct queue_on_death {
  * LANES_SHIFT, a queue with lanes, each of which takes a number too. Returns its number, from
  * 1 on; -EEXIST; -EINVAL for a bad name or capacity; -EDOM if recovery could not put buffers back,
  * into this queue or its dead-letter queue: the queue has a single producer, or does not exist;
- * -ENFILE if too few numbers are left; -ENOMEM; or what segment_reserve() returns. */
+ * -ENFILE if too few numbers are left; -ENOMEM; or what segment_reserve() returns. One attempt:
+ * queue_create_again() tells whether another one is due. */
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		 uint32_t flags, const struct queue_on_death *on_death);
 
+/* True if a repeated creation may succeed, or tell more exactly why not, after one that needed so
+ * many numbers and failed with -EEXIST or -ENFILE: another member is creating a queue, of the same
+ * name or in a slot that is missing, or has just given up, or died. */
+bool queue_create_again(const struct qmempool *p, const char *name, uint32_t numbers, int error);
+
 /* Returns the number of a queue, or -ENOENT. */
-int queue_find(struct qmempool *p, const char *name);
+int queue_find(const struct qmempool *p, const char *name);
 
 /* Returns the ring of a queue. Returns NULL if there is no such queue, if its slot is corrupted, or
  * if there is no memory. */

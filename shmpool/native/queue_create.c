@@ -15,7 +15,7 @@ static bool named(const struct queue_slot *slot, uint64_t state, const char *nam
 	       strncmp(slot->name, name, sizeof(slot->name)) == 0;
 }
 
-int queue_find(struct qmempool *p, const char *name)
+int queue_find(const struct qmempool *p, const char *name)
 {
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(&p->segment, i);
@@ -213,4 +213,17 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	}
 	free(r);
 	return number;
+}
+
+bool queue_create_again(const struct qmempool *p, const char *name, uint32_t numbers, int error)
+{
+	uint32_t left = 0;
+	if (error == -EEXIST)
+		return queue_find(p, name) < 0; /* the one that was creating it may not finish */
+	for (uint32_t i = 1; i <= p->segment.geometry.queues && error == -ENFILE; i++) {
+		const struct queue_slot *slot = segment_queue(&p->segment, i);
+		const uint64_t state = load_acquire(&slot->state); /* [QUEUE] */
+		left += state != QUEUE_READY && !(state & QUEUE_LANE && queue_listed(p, i));
+	}
+	return left >= numbers;
 }

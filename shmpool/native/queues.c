@@ -8,13 +8,28 @@
 #include "recover.h"
 #include "unfinished.h"
 
-int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
-			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
+int shmpool_queue_create_wait(int pool, const char *name, uint32_t capacity, uint32_t flags,
+			      uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {
-	struct lookup c;
+	const uint32_t numbers = 1 + (flags >> LANES_SHIFT);
 	struct queue_on_death policy = { on_death, dead_letter, max_redeliveries };
+	struct wait_tries tries = { 0 };
+	struct shmpool_recovery done;
+	struct lookup c;
 	int error = lookup_pool((uint32_t)pool, &c);
-	return error ? error : queue_create(c.p, c.m, name, capacity, flags, &policy);
+	if (error)
+		return error;
+	for (;;) {
+		error = queue_create(c.p, c.m, name, capacity, flags, &policy);
+		if ((error != -EEXIST && error != -ENFILE) ||
+		    !queue_create_again(c.p, name, numbers, error))
+			return error;
+		recover_passes(c.p, c.m, &done, 1); /* the other one may be dead */
+		if (load_relaxed(&c.p->closing))
+			return -ESHUTDOWN;
+		if (!wait_again(&tries))
+			return error;
+	}
 }
 
 int shmpool_queue_find(int pool, const char *name)
@@ -72,11 +87,16 @@ static int lookup_number(int pool, int queue, struct lookup *c)
 	return c->ring ? 0 : queue_missing(c->p, (uint32_t)queue);
 }
 
-int shmpool_queue_shutdown(int pool, int queue)
+int shmpool_queue_shutdown_wait(int pool, int queue)
 {
 	struct lookup c;
 	int error = lookup_number(pool, queue, &c);
-	return error ? error : queue_shutdown(c.ring, c.m);
+	if (error)
+		return error;
+	error = queue_shutdown(c.ring, c.m);
+	if (error == -EBUSY && recover_role(c.p, c.m, c.ring))
+		error = queue_shutdown(c.ring, c.m);
+	return error;
 }
 
 int shmpool_queue_lane(int pool, int queue)

@@ -204,28 +204,39 @@ int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery
 	return error;
 }
 
+/* Takes the slot of one of the dead members for the caller. -EUSERS if others were first, or may
+ * have been: they have made some of these slots free. */
+static int use_slot(struct recovery *r, struct member **out)
+{
+	for (uint32_t i = 0; i < r->deaths; i++) {
+		struct member *m = segment_member(&r->p->segment, r->dead[i].number);
+		if (take_slot(r, &r->dead[i]))
+			continue;
+		if (member_epoch(load_relaxed(&m->tag)) == TAG_EPOCH_MAX) {
+			member_vacate(m);
+			continue;
+		}
+		member_use_slot(m, r->token);
+		*out = m;
+		return 0;
+	}
+	return member_attach(&r->p->segment, r->token, out);
+}
+
 int recover_slot(struct qmempool *p, uint64_t token, struct member **out)
 {
 	struct shmpool_recovery done;
 	struct recovery r = { .p = p, .token = token, .out = &done };
 	int error = recovery_begin(&r);
-	if (!error && pass(&r)) {
-		error = r.no_memory ? -ENOMEM : -EUSERS;
-		for (uint32_t i = 0; i < r.deaths && error; i++) {
-			struct member *m = segment_member(&p->segment, r.dead[i].number);
-			if (take_slot(&r, &r.dead[i]))
-				continue;
-			if (member_epoch(load_relaxed(&m->tag)) == TAG_EPOCH_MAX) {
-				member_vacate(m);
-				continue;
-			}
-			member_use_slot(m, token);
-			*out = m;
-			error = 0;
-		}
-		pool_wake_sleepers(p, wait_reset);
-	} else if (!error) {
-		error = member_attach(&p->segment, token, out); /* a slot became free */
+	if (!error) {
+		const bool any = pass(&r);
+		error = use_slot(&r, out);
+		if (error && r.no_memory)
+			error = -ENOMEM;
+		else if (error && (r.deaths || member_room(&p->segment)))
+			error = -EAGAIN; /* the next attempt may find others that have died since */
+		if (any)
+			pool_wake_sleepers(p, wait_reset);
 	}
 	recovery_end(&r);
 	if (!error)

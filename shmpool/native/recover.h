@@ -52,8 +52,14 @@ int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery
  * the caller should try again. */
 bool recover_if_due(struct qmempool *p, struct member *m);
 
+/* For a member that finds a single role of the queue taken. Recovers if a dead member has one.
+ * Returns true then, so that the caller should try again: another one may have been first. Unlike
+ * recover_if_due() at any time, since it asks about two members only. */
+bool recover_role(struct qmempool *p, struct member *m, const struct alf_ring *r);
+
 /* Attaches a process that holds the token when all slots are taken, in place of a dead member,
- * which it recovers first. Returns 0; -EUSERS if no dead member's slot can be had; -ENOMEM. */
+ * which it recovers first. Returns 0; -EUSERS if live members have all slots; -EAGAIN if there was
+ * a dead member and others took its slot, or one is about to be free: try again; -ENOMEM. */
 int recover_slot(struct qmempool *p, uint64_t token, struct member **out);
 
 /* True if abandoned buffers wait for a recoverer. */

@@ -2,7 +2,9 @@
  *
  * recover_due.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is
  * dead. One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
+ * A member that finds a role taken asks about its holder at once.
  */
+#include "liveness.h"
 #include "recover.h"
 #include "wait.h"
 
@@ -19,6 +21,15 @@
 static uint64_t inquire_after(uint64_t wall, uint64_t rest, uint64_t fruitless)
 {
 	return ((wall + rest) & ~(uint64_t)FRUITLESS) | fruitless;
+}
+
+bool recover_role(struct qmempool *p, struct member *m, const struct alf_ring *r)
+{
+	const uint64_t own = member_token(load_relaxed(&m->identity));
+	struct shmpool_recovery out;
+	return (liveness_tag_dead(&p->segment, load_acquire(&r->q->producer), own) ||  /* [ROLE] */
+		liveness_tag_dead(&p->segment, load_acquire(&r->q->consumer), own)) && /* [ROLE] */
+	       !recover_passes(p, m, &out, 1);
 }
 
 bool recover_if_due(struct qmempool *p, struct member *m)

@@ -249,11 +249,12 @@ int shmpool_dump(int pool);
 /* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);
 
-/* Queues: these return the queue's number. flags: 1 single producer, 2 single consumer,
- * 4 memory on demand, 8 a topic, 16 with n << 16 a queue with n lanes, 16 + 64 one that begins with
- * one lane. */
-int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
-			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
+/* Queues: these return the queue's number. A creation waits, for some seconds at most, while what
+ * it lacks may be released by other members that create queues. flags: 1 single producer, 2 single
+ * consumer, 4 memory on demand, 8 a topic, 16 with n << 16 a queue with n lanes, 16 + 64 one that
+ * begins with one lane. */
+int shmpool_queue_create_wait(int pool, const char *name, uint32_t capacity, uint32_t flags,
+			      uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
 int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
 int shmpool_queue_release(int pool, int queue);
@@ -262,11 +263,15 @@ int shmpool_queue_release(int pool, int queue);
  * others are dead once a recoverer has found it. Returns how many there are. */
 int shmpool_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n,
 			size_t asks);
+/* Recovers dead subscribers of a topic. 1 if one is free then; 0 if live processes have all. Waits,
+ * for some seconds at most, while one is still a dead process's. Or -errno. */
+int shmpool_vacancy_wait(int pool, int topic);
 /* topic_room(), INT_MAX at most. Or -errno. */
 int shmpool_topic_room(int pool, int topic);
 
-/* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY. */
-int shmpool_queue_shutdown(int pool, int queue);
+/* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY if a live member is its single
+ * producer. */
+int shmpool_queue_shutdown_wait(int pool, int queue);
 /* 1 if it was ended, else 0. */
 int shmpool_queue_ended(int pool, int queue);
 

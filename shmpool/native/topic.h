@@ -313,6 +313,10 @@ bool topic_unpublished(const struct alf_ring *r);
 int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring *r, uint32_t policy,
 		    uint32_t start, struct subscriber *s);
 
+/* Returns 1 if a subscriber is free; 0 if processes that are not known to be dead have all;
+ * -EAGAIN if one is a dead process's, or about to be a live one's, which may fail. */
+int topic_vacancy(const struct alf_ring *r);
+
 /* Gets 1 to n messages, oldest first (LATEST: one). The subscriber holds them until topic_let_go().
  * position[] receives their sequence numbers, from 0 on. Returns how many; -EAGAIN; -EPIPE if there
  * is none and the topic was shut down; -ENOTCONN if s is closed; -EBADMSG if the ring is

@@ -61,6 +61,21 @@ static struct topic_subscriber *claim(const struct alf_ring *r, uint64_t token, 
 	return NULL;
 }
 
+int topic_vacancy(const struct alf_ring *r)
+{
+	int vacancy = 0;
+	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
+		const struct topic_subscriber *s = &topic_of(r)->subscriber[i];
+		const uint64_t state = load_acquire(&s->state); /* [TOPIC] */
+		const uint64_t what = state & TOPIC_STATE_MASK;
+		if (!state)
+			return 1;
+		if (what == TOPIC_DEAD || what == TOPIC_CLAIMED)
+			vacancy = -EAGAIN;
+	}
+	return vacancy;
+}
+
 /* Says whether evicted messages may have to stay for the subscriber. */
 static void set_keeper(const struct subscriber *s, bool keeper)
 {

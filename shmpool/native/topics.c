@@ -7,6 +7,7 @@
 
 #include "blocking.h"
 #include "lookup.h"
+#include "recover.h"
 
 /* Finds the topic that a key names. -EXDEV if it is a queue. */
 static int lookup_topic(uint64_t key, struct lookup *c)
@@ -45,6 +46,23 @@ int64_t shmpool_subscribe(uint64_t key, uint32_t policy, uint32_t start, struct 
 	if (!error)
 		error = topic_subscribe(c.p, c.m, c.ring, policy, start, s);
 	return error == -EUSERS ? -ENOTEMPTY : error;
+}
+
+int shmpool_vacancy_wait(int pool, int topic)
+{
+	struct wait_tries tries = { 0 };
+	struct shmpool_recovery done;
+	struct lookup c;
+	int vacancy = lookup_topic(key_of((uint32_t)pool, (uint32_t)topic), &c);
+	if (vacancy)
+		return vacancy;
+	do {
+		recover_passes(c.p, c.m, &done, 1);
+		vacancy = topic_vacancy(c.ring);
+		if (load_relaxed(&c.p->closing))
+			return -ESHUTDOWN;
+	} while (vacancy == -EAGAIN && wait_again(&tries));
+	return vacancy == -EAGAIN ? 0 : vacancy;
 }
 
 int64_t shmpool_take(uint64_t key, struct subscriber *s, uint64_t *handles, uint64_t *sequences,

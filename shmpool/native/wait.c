@@ -7,9 +7,14 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#define TRIES_YIELD 16 /* pauses of wait_again() without a sleep */
+#define TRIES_MOST 8   /* ms that the others take, by the clock */
+#define TRIES_TICK_NS 128
 
 static int64_t read_clock(clockid_t clock)
 {
@@ -114,7 +119,22 @@ void wait_reset(uint32_t *word)
 	uint32_t now = load_acquire(word), next; /* [WAIT] */
 	do {
 		next = ((now + WAIT_EPOCH_ONE) & WAIT_EPOCH_MASK) |
-		       ((now + WAIT_WAKE_ONE) & ~(WAIT_EPOCH_MASK | WAIT_COUNT_MASK));
+		       ((now + WAIT_WAKE_ONE) & ~(WAIT_EPOCH_MASK | WAIT_COUNT_MASK)) | 1;
 	} while (!cas_seq_cst(word, &now, next)); /* [WAIT] */
 	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	wait_leave(word, next);
+}
+
+bool wait_again(struct wait_tries *tries)
+{
+	uint32_t word = 0;
+	if (!tries->n)
+		tries->until_ns = wait_now() + WAIT_TRIES_NS;
+	if (tries->n < TRIES_YIELD) {
+		tries->n++;
+		sched_yield();
+		return true;
+	}
+	const int64_t pause = WAIT_SHORT_NS * (1 + wait_now() / TRIES_TICK_NS % TRIES_MOST);
+	return wait_sleep(&word, 0, pause, tries->until_ns) != -ETIMEDOUT;
 }

@@ -13,9 +13,10 @@
  *       epoch is the same     wait_leave()
  *     wake-ups + 1, then      a member that has changed    sleepers that are not woken: each polls
  *       FUTEX_WAKE            something, wait_wake()       after one slice
- *     epoch + 1, wake-ups     a recoverer of a dead        the same
- *       + 1, sleepers = 0,    member, wait_reset()
- *       then FUTEX_WAKE
+ *     epoch + 1, wake-ups     a recoverer of a dead        a sleeper too many, in place of those
+ *       + 1, sleepers = 1,    member, wait_reset()         that are not woken: each change wakes
+ *       then FUTEX_WAKE                                    one of them, the next recoverer all
+ *     sleepers - 1            the same recoverer           nothing
  *
  * A recovery repairs all of these: it resets each wait word that counts a sleeper (wait_reset()).
  *
@@ -104,8 +105,9 @@ static inline int64_t wait_slice_result(int64_t result, int64_t end, int64_t dea
 /* Wakes up to n sleepers. */
 void wait_wake(uint32_t *word, uint32_t n);
 
-/* Sets the count of sleepers to 0, dead ones included, and wakes all that live. They count
- * themselves again if they go on waiting. */
+/* Counts no sleeper any more, dead ones included, and wakes all that live. They count themselves
+ * again if they go on waiting. Until they are woken the caller is counted in their place, so that
+ * they are not forgotten if it is killed in between. */
 void wait_reset(uint32_t *word);
 
 /* Lowers *want to n, the number that the caller waits for. Call it before the last count that
@@ -126,6 +128,20 @@ static inline bool wait_ones(const uint32_t *word, const uint32_t *many)
  * sleep on many, while n units exist that are too few for it, calls this too: a waker that read
  * both words while that member entered may have taken a sleeper on word for it and woken none. */
 void wait_wake_ones(uint32_t *word, const uint32_t *many, uint32_t n);
+
+/* The attempts of one call at what other members may be about to release. Zeroed before the first
+ * one. */
+struct wait_tries {
+	uint32_t n;
+	int64_t until_ns;
+};
+#define WAIT_TRIES_NS 5000000000ll
+
+/* Pauses between two attempts: yields the processor a few times, then sleeps for 1 to 8 ms each
+ * time, so that two that take something from each other do not meet again and again. For what
+ * another member releases after a bounded number of steps, unless it is suspended among them.
+ * Returns false once WAIT_TRIES_NS have passed since the first call. */
+bool wait_again(struct wait_tries *tries);
 
 int64_t wait_now(void);    /* CLOCK_MONOTONIC, ns */
 int64_t wait_coarse(void); /* the same at the last tick, some ms ago, for a quarter of the cost */

@@ -4,6 +4,7 @@
  * what they wait for; and of messages that are returned or copied out.
  */
 #include "steer_script.h"
+#include "topic.h"
 
 #define SMALL .capacity = 4, .prealloc = 4, .cache = 4, .bulk = 2, .extent = 4, .ring = 4
 #define FULL_OF_TWO .capacity = 16, .prealloc = 16, .cache = 4, .bulk = 2, .extent = 4, .ring = 2
@@ -150,6 +151,40 @@ static void two_messages_without_room(void)
 	SAME(1, script_recovery(E)->requeued);
 }
 
+/* C recovers A, and dies between the reset of the word on which B sleeps and the wake-up. */
+static void recoverer_dies(void)
+{
+	START(B, GET_WAIT);
+	script_sleeps(B);
+	SAME(1, script_member(B)->counters[COUNT_SLEEP]);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, BEFORE, WAKES, &script_queue(0)->data_wait, 1);
+	script_kill(C);
+}
+
+/* D's put wakes B all the same. */
+static void put_after_a_recoverer(void)
+{
+	DO(D, ALLOC);
+	recoverer_dies();
+	DO(D, PUT);
+	script_finish(B);
+	SAME(1, held(B));
+}
+
+/* D recovers C, and wakes B, which looks and sleeps again. */
+static void recoverer_after_a_recoverer(void)
+{
+	recoverer_dies();
+	DO(D, RECOVER);
+	script_sleeps(B);
+	SAME(2, script_member(B)->counters[COUNT_SLEEP]);
+	DO(D, ALLOC);
+	DO(D, PUT);
+	script_finish(B);
+}
+
 /* A returns a message to its queue, for which B waits. */
 static void returned_message_wakes(void)
 {
@@ -201,6 +236,38 @@ static void returned_message_waits_for_room(void)
 	SAME(1, script_recovery(C)->requeued);
 }
 
+/* A waits for a message of a subscriber that B, another thread of the process, closes. */
+static struct subscriber shared;
+
+static void subscribe(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	const struct alf_ring *topic = queue_ring(&a->pool, QUEUES + 1);
+	SAME(0, topic_subscribe(&a->pool, a->m, topic, TOPIC_DROP_OLDEST, TOPIC_NEWEST, &shared));
+}
+
+static void take(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	uint64_t handle, position;
+	SAME(-ENOTCONN, blocking_take(&a->pool, a->m, &shared, &handle, &position, 1,
+				      wait_now() + DEADLINE_NS));
+}
+
+static void leave(uint32_t me)
+{
+	topic_unsubscribe(&world_actors[me].pool, world_actors[me].m, &shared);
+}
+
+static void left_by_another_thread(void)
+{
+	DO(A, CALL, .call = subscribe);
+	START(A, CALL, .call = take);
+	script_sleeps(A);
+	DO(B, CALL, .call = leave);
+	script_finish(A);
+}
+
 /* B's store to a message's header is visible before the one that makes B its owner. A, which copies
  * the message out, shows no mixture of the two. */
 static void peek_of_taken_message(void)
@@ -238,6 +305,8 @@ const struct scenario waits_scenarios[] = {
 	{ "two-messages-without-room",
 	  two_messages_without_room,
 	  { FULL_OF_TWO, .threads = 5, .on_death = { REQUEUE } } },
+	{ "put-after-a-recoverer", put_after_a_recoverer, { SMALL, .threads = 4 } },
+	{ "recoverer-after-a-recoverer", recoverer_after_a_recoverer, { SMALL, .threads = 4 } },
 	{ "returned-message-wakes",
 	  returned_message_wakes,
 	  { SMALL, .threads = 2, .on_death = { REQUEUE } } },
@@ -247,6 +316,7 @@ const struct scenario waits_scenarios[] = {
 	{ "returned-message-waits-for-room",
 	  returned_message_waits_for_room,
 	  { FULL_OF_TWO, .threads = 3 } },
+	{ "left-by-another-thread", left_by_another_thread, { SMALL, .threads = 2, .topic = 2 } },
 	{ "peek-of-taken-message", peek_of_taken_message, { SMALL, .threads = 2, .peeked = true } },
 	{ 0 },
 };

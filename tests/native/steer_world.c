@@ -27,6 +27,8 @@ static struct message messages[MESSAGES];
 static int holder[CAPACITY_MOST];
 /* By buffer: 1 + the next one of the chain that it is in, as its maker made it; 0 for none. */
 static uint32_t chained[CAPACITY_MOST];
+/* By buffer: 1 + the queue that its header says it was got from; 0 if it was allocated since. */
+static uint32_t came_from[CAPACITY_MOST];
 static uint32_t sent, created;
 static bool shut_down[QUEUES]; /* a shutdown has returned */
 static bool ending;
@@ -75,7 +77,7 @@ static void take(uint32_t me, uint64_t handle, bool got)
 	struct actor *a = &world_actors[me];
 	DEMAND(handle_index(handle) < total());
 	if (!got)
-		chained[handle_index(handle)] = 0;
+		chained[handle_index(handle)] = came_from[handle_index(handle)] = 0;
 	topic_check_unheld(handle_index(handle));
 	for (uint32_t at = 1 + handle_index(handle); at; at = chained[at - 1]) {
 		int had = holder[at - 1];
@@ -119,11 +121,24 @@ static void say(uint64_t handle, uint32_t mark, uint32_t timestamp)
 	store_relaxed(&b->timestamp, timestamp);
 }
 
-/* True if the message was put into the queue, or became a dead letter of the queue it was put
- * into. */
+/* True if a message of queue `from` may be in that queue: its own, or that of dead letters. */
+static bool leads_to(uint32_t from, uint32_t queue)
+{
+	return from == queue || world_profile->on_death[from].dead_letter == queue + 1;
+}
+
+/* True if the message's buffer goes back to the queue that it was got from before: its thread died
+ * before the put, or after it had failed. */
+static bool goes_back(const struct message *m)
+{
+	return m->from && (m->fate == SENDING || m->fate == UNSENT) && dead(m->producer);
+}
+
+/* True if the message was put into the queue, became a dead letter of the queue it was put into, or
+ * goes back there. */
 static bool may_be_in(const struct message *m, uint32_t queue)
 {
-	return m->queue == queue || world_profile->on_death[m->queue].dead_letter == queue + 1;
+	return leads_to(m->queue, queue) || (goes_back(m) && leads_to(m->from - 1, queue));
 }
 
 /* Writes the number of a message into all its buffers. */
@@ -167,6 +182,12 @@ static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 	DEMAND(id < sent);
 	struct message *m = &messages[id];
 	DEMAND(may_be_in(m, queue));
+	came_from[handle_index(handle)] = 1 + queue;
+	if (!leads_to(m->queue, queue) || m->fate == UNSENT) { /* it goes back */
+		m->queue = m->from - 1;
+		m->fate = SENT;
+		m->back = m->returned = true;
+	}
 	bool again = requeues && (m->fate == RECEIVED || m->fate == DONE) && dead(m->taker);
 	if (m->fate != SENDING && m->fate != SENT && !again)
 		steer_failed("message %u comes out of queue %u a second time", id, queue);
@@ -238,7 +259,9 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 		uint32_t k = a->held - n + i;
 		if (a->got[k])
 			messages[*world_text(a->hand[k])].fate = DONE;
-		messages[first + i] = (struct message) { SENDING, me, queue, first, n, 0, false };
+		messages[first + i] = (struct message) {
+			SENDING, me, queue, first, n, 0, false, came_from[handle_index(a->hand[k])]
+		};
 		world_number(a->hand[k], first + i);
 		a->got[k] = false;
 	}
@@ -310,7 +333,9 @@ void world_attach(uint32_t me)
 	uint64_t token = STEER_TOKEN(world_profile->one_process ? 0 : me);
 	int error = member_attach(&world_segment, token, &world_actors[me].m);
 	/* As opening.c does: a new member takes a dead member's slot. */
-	for (int i = 0; error == -EUSERS && i < 1000; i++)
+	if (error == -EUSERS)
+		error = -EAGAIN;
+	for (int i = 0; error == -EAGAIN && i < 1000; i++)
 		error = recover_slot(&world_actors[me].pool, token, &world_actors[me].m);
 	SAME(0, error);
 	world_actors[me].tag = world_actors[me].m->tag;
@@ -408,7 +433,7 @@ void world_send(uint32_t me, uint32_t queue, uint32_t n)
 		return;
 	for (uint32_t i = 0; i < n; i++) {
 		id[i] = sent++;
-		messages[id[i]] = (struct message) { SENDING, me, queue, id[i], 1, 0, false };
+		messages[id[i]] = (struct message) { SENDING, me, queue, id[i], 1, 0, false, 0 };
 		slices[i] = (struct shmpool_slice) { (const char *)&id[i], sizeof(*id) };
 	}
 	int64_t done = shmpool_send_many_wait(key(me, queue), slices, n, wait_now() + DEADLINE_NS);
@@ -682,19 +707,22 @@ static void check_messages(void)
 			may_miss[world_actors[i].getting_from] += world_actors[i].getting;
 	for (uint32_t i = 0; i < sent; i += messages[i].n) {
 		const struct message *m = &messages[i];
-		uint32_t out = 0, lost = 0;
+		uint32_t out = 0, lost = 0, into = m->queue;
 		for (uint32_t k = i; k < i + m->n; k++) {
-			out += messages[k].fate == DONE || messages[k].fate == RECEIVED;
+			into = messages[k].back ? into : messages[k].queue;
+			out += !messages[k].back &&
+			       (messages[k].fate == DONE || messages[k].fate == RECEIVED);
 			lost += messages[k].fate == SENT ||
 				(messages[k].fate == SENDING && dead(m->producer));
-			if (world_profile->on_death[m->queue].what && messages[k].fate == RECEIVED)
+			if (world_profile->on_death[messages[k].queue].what &&
+			    messages[k].fate == RECEIVED)
 				steer_failed(
 					"message %u, which thread %u had when it died, is lost", k,
 					messages[k].taker);
 		}
 		/* All of a dead producer's bulk has come out, or nothing. */
 		if (out || messages[i].fate == SENT)
-			missing[m->queue] += lost;
+			missing[into] += lost;
 	}
 	for (uint32_t q = 0; q < QUEUES; q++)
 		if (missing[q] > (world_profile->on_death[q].what ? 0 : may_miss[q]))

@@ -114,6 +114,8 @@ struct message {
 	enum fate fate;
 	uint32_t producer, queue, bulk, n, taker;
 	bool returned;
+	uint32_t from; /* 1 + the queue that its buffer was got from before, 0 for none */
+	bool back;     /* it went back there; then queue says so */
 };
 
 /* The state of a thread; the last one is of the checker. */

@@ -107,7 +107,7 @@ static int64_t hold(void)
 
 static int64_t create_queue(void)
 {
-	return shmpool_queue_create(number, "q", 8, 0, 0, 0, 0);
+	return shmpool_queue_create_wait(number, "q", 8, 0, 0, 0, 0);
 }
 
 /* A queue of which this opening has no ring yet: another one made it. */

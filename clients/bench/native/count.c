@@ -102,7 +102,7 @@ static void set_up(struct ends *e, uint32_t flags, uint32_t others, uint32_t que
 	for (uint32_t i = 0; i < queues; i++) {
 		char name[16];
 		snprintf(name, sizeof(name), "bench%u", i);
-		number = shmpool_queue_create(p.number, name, 1024, flags, 0, 0, 0);
+		number = shmpool_queue_create_wait(p.number, name, 1024, flags, 0, 0, 0);
 		expect(number >= 0);
 	}
 	expect(!our_pool_attach(&p, number, &e->end));

@@ -62,7 +62,7 @@ static int create(struct bench_run *run)
 								   .queues = 1 });
 	if (error)
 		return error;
-	queue = shmpool_queue_create(pool.number, "bench", BENCH_RING, 0, 0, 0, 0);
+	queue = shmpool_queue_create_wait(pool.number, "bench", BENCH_RING, 0, 0, 0, 0);
 	return queue < 0 ? queue : 0;
 }
 
