@@ -189,6 +189,7 @@ bench-wakeups: $(VENV)/.dev
 
 bench-net: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.net $(ARGS)
+	$(BIN)/python -m clients.bench.net_xdp
 
 bench-executor: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.executor $(ARGS)

@@ -8,7 +8,7 @@
 #ifndef SHMPOOL_LIVENESS_H
 #define SHMPOOL_LIVENESS_H
 
-#include "member.h"
+#include "device.h"
 
 struct liveness {
 	const struct segment *s;
@@ -19,6 +19,10 @@ struct liveness {
 
 /* Returns whether the process of a member is alive. identity is not 0. */
 enum token_state liveness_ask(struct liveness *q, uint64_t identity);
+
+/* The same of a member that may have a device: while its socket is not known to be gone, the dead
+ * member is TOKEN_UNKNOWN. */
+enum token_state liveness_ask_member(struct liveness *q, const struct member *m, uint64_t identity);
 
 /* Returns the number of members that are dead and not recovered. */
 uint32_t liveness_dead(const struct segment *s, uint64_t own);

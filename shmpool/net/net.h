@@ -123,9 +123,14 @@ static inline bool net_late(int64_t deadline)
 	return deadline != WAIT_FOREVER && wait_now() >= deadline;
 }
 
+/* ---- send.c ---- */
+
+/* Takes the first at of n packets out of the burst: their buffers are no longer its own. */
+void net_take_out(struct burst_object *burst, uint32_t at, uint32_t n);
+
 /* ---- the types ---- */
 
-extern PyType_Spec net_scan_spec, net_ring_spec, net_receiver_spec, net_sender_spec;
+extern PyType_Spec net_scan_spec, net_ring_spec, net_receiver_spec, net_sender_spec, net_xdp_spec;
 PyObject *net_encode(PyObject *module, PyObject *args);
 
 #endif
