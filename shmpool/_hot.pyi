@@ -273,6 +273,7 @@ class Xdp:
         interface: int,
         queue: int,
         flags: int,
+        latency: int,
         /,
     ) -> None: ...
     @property

@@ -262,6 +262,7 @@ def test_grows(spaces: Spaces, make_pool: MakePool) -> None:
         ({}, {"ring": 100}, "ring is 100; it must be a power of two"),
         ({}, {"ring": 512}, "ring is 512 buffers; at most half of the pool's 512"),
         ({}, {"queue": 1 << 20}, "queue is 1048576"),
+        ({}, {"latency": 1}, "latency is 1 s; it must be from 0 to"),
         ({}, {"queue": 900}, "queue is 900; veth has none of that number"),
         ({}, {"interface": "none"}, "interface is 'none'"),
         ({}, {"mode": "fast"}, "mode is 'fast'"),

@@ -106,6 +106,9 @@ bool net_port_end(struct net_port *port);
  * the deadline; -ESHUTDOWN if the port is to be closed; HOT_RAISED if a signal handler raised. */
 int64_t net_port_wait(struct net_port *port, short events, int64_t deadline);
 
+/* Sleeps for some time, without the interpreter's lock, unless the port is to be closed. */
+void net_port_pause(struct net_port *port, int64_t ns);
+
 /* True for an error that a socket reports of an earlier datagram: the next call may succeed. */
 static inline bool net_port_passing(int error)
 {

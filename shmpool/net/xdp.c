@@ -18,19 +18,21 @@ static int xdp_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(names)
 	struct xdp_object *self = (struct xdp_object *)object;
 	PyObject *pool;
 	int fd, flags;
+	long long latency;
 	if (self->in.pool) {
 		PyErr_SetString(PyExc_TypeError, "this was opened before");
 		return -1;
 	}
 	self->asker = -1;
-	if (!PyArg_ParseTuple(args, "OiIIIIi", &pool, &fd, &self->class, &self->size,
-			      &self->device.interface, &self->device.queue, &flags) ||
+	if (!PyArg_ParseTuple(args, "OiIIIIiL", &pool, &fd, &self->class, &self->size,
+			      &self->device.interface, &self->device.queue, &flags, &latency) ||
 	    net_port_open(&self->in, pool, fd) || net_port_open(&self->out, pool, fd))
 		return -1;
 	if (self->class >= self->in.pool->classes) {
 		PyErr_Format(PyExc_ValueError, "no size class %u", self->class);
 		return -1;
 	}
+	self->latency = latency;
 	return xdp_begin(self, fd, flags);
 }
 
@@ -215,6 +217,9 @@ static int64_t fill(struct xdp_object *self, struct burst_object *burst, uint32_
 		got = wait(self, deadline);
 		if (got <= 0)
 			return got;
+		/* The kernel wakes a thread for each packet: a pause makes a burst of many. */
+		if (self->latency)
+			net_port_pause(&self->in, self->latency);
 	}
 }
 

@@ -49,6 +49,7 @@ struct xdp_object {
 	uint32_t first, end;
 	uint64_t stride;
 	uint32_t size;   /* of each ring */
+	int64_t latency; /* ns: a call that had to wait lets so much time pass for more packets */
 	uint32_t posted; /* buffers in the fill ring and the rx ring */
 	struct xdp_ring fill, rx, tx, completion;
 	struct net_counts counts;

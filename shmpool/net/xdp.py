@@ -24,6 +24,7 @@ MODES = {"auto": (NATIVE, GENERIC), "native": (NATIVE,), "generic": (GENERIC,)}
 QUEUES = 1024  # that a program can serve
 CHUNKS = (2048, 4096)  # bytes of a buffer that the kernel takes
 HEADROOM = 256  # bytes that the kernel leaves free before a packet (XDP_PACKET_HEADROOM)
+LATENCY_MAX = 0.1  # s
 LINK_HEADER = 14 + 2 * 4  # Ethernet and two VLAN tags
 SIOCGIFMTU = 0x8921
 
@@ -131,8 +132,10 @@ class XdpSocket(Source, Sink):
     begins at a buffer's headroom of 256 bytes or more, so a header can be put in front of it.
 
     interface: its name, or an XdpProgram that several sockets share, one for each queue. ring: how
-    many buffers the socket holds for packets to come; as many can be on their way out. copy: no
-    zero copy, even if the driver can. mode: as of XdpProgram, of a program that this makes.
+    many buffers the socket holds for packets to come; as many can be on their way out. latency: a
+    call that had to wait lets so many seconds pass after the first packet, for more to come; waking
+    up costs more than 50 packets do. copy: no zero copy, even if the driver can. mode: as of
+    XdpProgram, of a program that this makes.
 
     The buffers that the kernel has are free when the socket is closed. If this process is killed,
     they are in nobody's hands until the kernel is done with the socket, also if a forked child has
@@ -146,6 +149,7 @@ class XdpSocket(Source, Sink):
         queue: int = 0,
         *,
         ring: int = 2048,
+        latency: float = 0.0001,
         copy: bool = False,
         mode: Literal["auto", "native", "generic"] = "auto",
     ) -> None:
@@ -156,6 +160,10 @@ class XdpSocket(Source, Sink):
         if 2 * ring > sizes.capacity:
             raise errors.InvalidArgument(
                 f"ring is {ring} buffers; at most half of the pool's {sizes.capacity}"
+            )
+        if not 0 <= latency <= LATENCY_MAX:
+            raise errors.InvalidArgument(
+                f"latency is {latency} s; it must be from 0 to {LATENCY_MAX}"
             )
         if not 0 <= queue < QUEUES:
             raise errors.InvalidArgument(f"queue is {queue}; it must be from 0 to {QUEUES - 1}")
@@ -180,8 +188,8 @@ class XdpSocket(Source, Sink):
             self.interface = program.interface
             self._check_mtu(sizes.buffer_size)
             flags = COPY if copy or not program.native else 0
-            place = (program.index, queue)
-            self._xdp = self._opened(sock, number, ring, place, flags)  # duplicates it
+            given = (number, ring, program.index, queue, flags, int(latency * 1e9))
+            self._xdp = self._opened(sock, given)  # duplicates it
             undo.callback(self._xdp.close)
             program.steer(queue, sock)
             undo.pop_all()
@@ -197,11 +205,9 @@ class XdpSocket(Source, Sink):
                 f"of {CHUNKS[-1]} take {CHUNKS[-1] - HEADROOM - LINK_HEADER}"
             )
 
-    def _opened(
-        self, sock: socket.socket, number: int, ring: int, place: tuple[int, int], flags: int
-    ) -> Xdp:
+    def _opened(self, sock: socket.socket, given: tuple[int, int, int, int, int, int]) -> Xdp:
         try:
-            return Xdp(self.pool, sock.fileno(), number, ring, *place, flags)
+            return Xdp(self.pool, sock.fileno(), *given)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise errors.InvalidArgument(
