@@ -224,6 +224,7 @@ bench-bridge: $(VENV)/.dev
 
 bench-net: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.net $(ARGS)
+	$(BIN)/python -m clients.bench.net_xdp
 
 bench-import: $(VENV)/.demo
 	$(BIN)/python -m clients.bench.imports $(ARGS)

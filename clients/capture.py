@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 import shmpool
-from shmpool.net import CaptureSource, PacketSource, Source
+from shmpool.net import CaptureSource, PacketSource, Source, XdpSocket
 
 from .rates import Rates, pool_of, received, running
 
@@ -31,7 +31,8 @@ def share_out(
             turn += 1
             continue
         try:
-            burst.spread(queues, burst.flow_hashes, timeout=0)
+            hashes = burst.flow_hash() if isinstance(source, XdpSocket) else burst.flow_hashes
+            burst.spread(queues, hashes, timeout=0)
         except shmpool.Full:
             dropped.append(len(burst))
             burst.free()
@@ -47,6 +48,7 @@ def share_out(
 @click.option("--depth", type=click.IntRange(1), default=16384, show_default=True)
 @click.option("--filter", "filter_", help="An expression of tcpdump's language (interface).")
 @click.option("--promiscuous", is_flag=True, help="Packets for other stations too (interface).")
+@click.option("--xdp", is_flag=True, help="Through AF_XDP, from queue 0; no filter (interface).")
 @click.option("--quiet", is_flag=True, help="Says only at the end what was received.")
 def main(
     pool_name: str,
@@ -56,9 +58,12 @@ def main(
     depth: int,
     filter_: str | None,
     promiscuous: bool,
+    xdp: bool,
     quiet: bool,
 ) -> None:
     """Receives packets of INTERFACE_OR_FILE into queues of POOL, which exists. Ctrl-C ends it."""
+    if xdp and (filter_ or promiscuous):
+        raise click.UsageError("--xdp takes every packet of a queue: no --filter, no --promiscuous")
     rates = Rates(quiet)
     dropped: list[int] = []
     with pool_of(pool_name) as pool, running(rates):
@@ -67,6 +72,8 @@ def main(
         with (
             CaptureSource(pool, source_name)
             if is_file
+            else XdpSocket(pool, source_name)
+            if xdp
             else PacketSource(pool, source_name, filter=filter_, promiscuous=promiscuous, hash=True)
         ) as source:
             try:

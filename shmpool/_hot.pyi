@@ -571,6 +571,33 @@ class Receiver:
         """Ends a call of another thread, and closes the socket."""
 
 @final
+class Xdp:
+    def __init__(
+        self,
+        pool: PoolBase,
+        fd: int,
+        size_class: int,
+        ring: int,
+        interface: int,
+        queue: int,
+        flags: int,
+        latency: int,
+        /,
+    ) -> None: ...
+    @property
+    def counts(
+        self,
+    ) -> tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int, int, int, int]]: ...
+    @property
+    def zero_copy(self) -> bool: ...
+    def fill(self, burst: BurstBase, timeout: float | None, /) -> int: ...
+    def drain(self, burst: BurstBase, timeout: float | None, /) -> tuple[int, bool | None]: ...
+    def close(self) -> None: ...
+
+def xdp_program(interface: int, queues: int, flags: int, /) -> tuple[int, int]: ...
+def xdp_steer(map: int, queue: int, fd: int, /) -> None: ...
+
+@final
 class Sender:
     def __init__(self, pool: PoolBase, fd: int, flags: int, /) -> None: ...
     @property

@@ -123,7 +123,9 @@ class Recovery:
     requeued: int
     dead_lettered: int
     postponed: int  # dead members that wait for a suspended process or for room in a queue
-    unknown: int  # members of unknown state: no descriptor is free, or the pool's own was closed
+    # Members of unknown state: no descriptor is free, or the pool's own was closed; a dead one's
+    # AF_XDP socket is not known to be gone.
+    unknown: int
     subscribers: int = 0  # dead subscribers of topics whose places are free now
 
 

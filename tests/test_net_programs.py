@@ -81,6 +81,24 @@ def test_drop(spaces: Spaces, eventually: Eventually) -> None:
         assert "total 500 packets, 30,000 bytes" in ended(rx)
 
 
+def test_xdp(spaces: Spaces, make_pool: MakePool, eventually: Eventually) -> None:
+    """drop and capture receive through AF_XDP too, and refuse what it has not."""
+    pool = make_pool(buffer_size=2048, capacity=8192, queues=8)
+    for arguments in (("drop", "veth", "--count", 500), ("capture", pool.name, "veth")):
+        with program(spaces[1], *map(str, arguments), "--xdp") as rx, raw_socket(spaces[0]) as sock:
+            while rx.poll() is None:
+                sock.send(frame(0))
+                if "capture" in arguments and pool.queues() and len(pool.queue("packets-0")) > 9:
+                    rx.send_signal(signal.SIGINT)
+                    break
+            said = ended(rx)
+        if "no AF_XDP" in said:
+            pytest.skip(said)
+        assert "packets, " in said
+    with program(spaces[1], "drop", "veth", "--xdp", "--promiscuous") as rx:
+        assert "no --promiscuous" in rx.communicate(timeout=60)[1]
+
+
 def test_ctrl_c(spaces: Spaces, eventually: Eventually) -> None:
     """Ctrl-C ends a program that waits, with its summary and nothing left."""
     before = set(Path("/dev/shm").iterdir())

@@ -44,6 +44,7 @@ C_ORDER = [
     "free_ring.h",
     "cache.h",
     "member.h",
+    "device.h",
     "liveness.h",
     "qmempool.h",
     "lanes.h",
@@ -73,6 +74,7 @@ C_ORDER = [
     "burst.h",
     "samples.h",
     "net.h",
+    "xdp.h",
     "scan.h",
     "parse.h",
     "checksum.h",
@@ -142,7 +144,7 @@ PYTHON_ORDER = re.findall(
     pool_files process_exit segment pruning stats pinning topic pool view __init__
     mp.objects mp.program mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager
     mp.executor mp.__init__ net.ends net.marks net.content net.capture net.recording net.filters
-    net.interface net.udp net.tap net.__init__ net.headers
+    net.interface net.udp net.tap net.xdp net.__init__ net.headers
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.links service.alarms service.history service.watched_pool
     service.handlers service.scheduling service.config_lines service.config_values
@@ -199,6 +201,7 @@ TAGGED = {
     "BARRIER": "barrier",
     "CLEARED": "cleared|tag",
     "ENDED": "ended|adopted",
+    "DEVICE": "device",
     "QUEUE": "state",
     "WAIT": "word|_wait|_want|want|prod|cons",
     "CALLERS": "callers|serial|at$",

@@ -37,7 +37,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 10u
+#define LAYOUT_VERSION 11u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */
@@ -151,7 +151,11 @@ struct member {
 	uint32_t tag;          /* names the member in owner words: owner.h */
 	uint32_t pad1;
 	uint64_t counters[COUNTERS]; /* member_count() */
-	uint64_t pad2[4];
+	/* Nonzero: the kernel may write to its buffers, and the place of the socket: device.h */
+	uint64_t device;
+	uint64_t device_space;
+	uint32_t device_interface, device_queue;
+	uint64_t pad2;
 
 	/* Lines 4 and 5 belong to the slot: its counters when its present member attached
 	 * (member_counted()), and how many of its members have died, the epoch of its tag. */

@@ -16,6 +16,12 @@ enum token_state liveness_ask(struct liveness *q, uint64_t identity)
 	return q->state;
 }
 
+enum token_state liveness_ask_member(struct liveness *q, const struct member *m, uint64_t identity)
+{
+	const enum token_state state = liveness_ask(q, identity);
+	return state == TOKEN_FREE && !device_gone(m) ? TOKEN_UNKNOWN : state;
+}
+
 enum process_fate liveness_fate(const struct segment *s, const struct member *m, uint64_t identity,
 				uint64_t own)
 {

@@ -8,7 +8,7 @@
 #ifndef SHMPOOL_LIVENESS_H
 #define SHMPOOL_LIVENESS_H
 
-#include "member.h"
+#include "device.h"
 
 struct liveness {
 	const struct segment *s;
@@ -22,6 +22,9 @@ enum token_state liveness_ask(struct liveness *q, uint64_t identity);
 
 /* True if the member that has the tag is dead. */
 bool liveness_tag_dead(const struct segment *s, uint32_t tag, uint64_t own);
+/* The same of a member that may have a device: while its socket is not known to be gone, the dead
+ * member is TOKEN_UNKNOWN. */
+enum token_state liveness_ask_member(struct liveness *q, const struct member *m, uint64_t identity);
 
 /* Returns the number of members that are dead and not recovered. */
 uint32_t liveness_dead(const struct segment *s, uint64_t own);

@@ -73,6 +73,7 @@ static void reset(const struct segment *s, struct member *m)
 	store_relaxed(&m->barrier, 0);
 	store_relaxed(&m->adopted, 0);
 	store_relaxed(&m->ended, 0);
+	store_relaxed(&m->device, 0);
 	for (uint32_t k = 0; k < segment_classes(s); k++) {
 		struct member *block = segment_block(s, m, k);
 		for (int i = 0; i < COUNTERS; i++)

@@ -14,14 +14,15 @@
  *     state     meaning
  *     0         free
  *     ATTACHED  a member, of the process that has the token (token.h)
- *     DEAD      a dead member: its token was found free
+ *     DEAD      a dead member: its token was found free, or its socket was closed (device.h)
  *     CLEARING  a dead member, recovered except for the slot, which the token's process resets
  *
  *     from -> to            by, in                            a crash then leaves; repaired by
  *     0 -> ATTACHED         the member, member_attach()       a dead member with nothing: recover()
  *     ATTACHED -> 0         a thread of its process,          nothing
  *                           member_release()
- *     ATTACHED -> DEAD      a recoverer, recover_mark()       nothing else has changed
+ *     ATTACHED -> DEAD      a recoverer, recover_mark(); the  nothing else has changed
+ *                           owner, device_leave()
  *     DEAD -> CLEARING      a recoverer, member_take_slot()   CLEARING with a free token: the next
  *                                                             recoverer makes it DEAD
  *     CLEARING -> DEAD      a recoverer that finds its token  nothing else has changed

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * opening.c - see opening.h.
+ * opening.c - see opening.h. One file: all of it takes one lock, of tables that no other file sees.
  */
 #define _GNU_SOURCE
 #include "opening.h"
@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "device.h"
 #include "member.h"
 #include "populate.h"
 #include "recover.h"
@@ -35,6 +36,8 @@ static struct node *threads;
 struct opening {
 	struct token token;
 	struct pin pin;
+	void *device_pin; /* keeps extents from being removed; NULL without devices */
+	uint32_t devices;
 	bool made;
 };
 
@@ -153,6 +156,20 @@ uint64_t opening_token(uint32_t number)
 	return wiped ? load_relaxed(&wiped->openings[number % OPENING_POOLS_MAX].token.number) : 0;
 }
 
+/* The number's bit that makes it the one of the pin for devices. */
+#define DEVICE_PIN (1ull << (TOKEN_BITS - 2))
+
+/* Lets extents be removed again when the last device has ended. */
+static void device_ended(struct opening *opening)
+{
+	pthread_mutex_lock(&wiped->threads_lock);
+	if (opening->devices && !--opening->devices) {
+		token_let_go(opening->device_pin);
+		opening->device_pin = NULL;
+	}
+	pthread_mutex_unlock(&wiped->threads_lock);
+}
+
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
@@ -268,6 +285,32 @@ int opening_populate(uint32_t number, uint64_t *at)
 	return error;
 }
 
+int opening_device(uint32_t number, struct member **out)
+{
+	const uint32_t slot = number % OPENING_POOLS_MAX;
+	struct opening *opening = &wiped->openings[slot];
+	struct qmempool *p = &opening_pools[slot];
+	if (!p->segment.writes)
+		return -EROFS;
+	pthread_mutex_lock(&wiped->threads_lock);
+	int error = need_token(slot);
+	/* A second pin of this process: its number differs in a bit that no token reaches. */
+	if (!error && !opening->devices)
+		error = token_pin(&p->segment, opening->token.number ^ DEVICE_PIN,
+				  &opening->device_pin);
+	if (!error)
+		opening->devices++;
+	pthread_mutex_unlock(&wiped->threads_lock);
+	if (error)
+		return error;
+	error = member_attach(&p->segment, opening_token(number), out);
+	if (error == -EUSERS)
+		error = recover_slot(p, opening_token(number), out);
+	if (error)
+		device_ended(opening);
+	return error;
+}
+
 int opening_open(const struct segment *s, bool made)
 {
 	static uint32_t opened;
@@ -341,6 +384,20 @@ bool opening_closing(uint32_t number)
 	return true;
 }
 
+void opening_device_ends(uint32_t number, struct member *m, bool gone)
+{
+	struct qmempool *p = opening_find(number);
+	if (!p)
+		return; /* the close has done the same: end_members() */
+	if (gone) {
+		take_back(p, m);
+		member_release(&p->segment, m);
+	} else {
+		device_leave(m);
+	}
+	device_ended(&wiped->openings[number % OPENING_POOLS_MAX]);
+}
+
 static void wake_all(uint32_t *word)
 {
 	wait_wake(word, UINT32_MAX);
@@ -357,6 +414,10 @@ static void end_members(uint32_t number)
 		struct member *m = segment_member(&p->segment, i);
 		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
 			continue;
+		if (load_acquire(&m->device)) { /* [DEVICE] */
+			device_leave(m);
+			continue;
+		}
 		qmempool_drain(p, m);
 		take_back(p, m);
 		member_release(&p->segment, m);
@@ -364,6 +425,9 @@ static void end_members(uint32_t number)
 	for (struct node *n = threads; n; n = n->next)
 		n->table->member[number % OPENING_POOLS_MAX] = NULL;
 	token_drop(&opening->token);
+	token_let_go(opening->device_pin);
+	opening->device_pin = NULL;
+	opening->devices = 0;
 	opening->made = false;
 	pthread_mutex_unlock(&wiped->threads_lock);
 }

@@ -89,6 +89,14 @@ int opening_pin(uint32_t number, const struct shmpool_driver *driver);
  * an error of token_take(). */
 int opening_populate(uint32_t number, uint64_t *at);
 
+/* Attaches a member for the buffers of a socket (device.h), whose socket is yet to be set. While
+ * this process has one, no extent is removed. Returns as opening_attach(). */
+int opening_device(uint32_t number, struct member **out);
+
+/* Ends it. If the socket is gone, frees the buffers that the member owns, and its slot; if not, the
+ * member is dead from now on. */
+void opening_device_ends(uint32_t number, struct member *m, bool gone);
+
 /* Returns the pin of an open pool. */
 struct pin *opening_pinned(uint32_t number);
 

@@ -32,7 +32,7 @@ static void recover_mark(struct recovery *r)
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		if (!identity)
 			continue;
-		enum token_state state = liveness_ask(&q, identity);
+		enum token_state state = liveness_ask_member(&q, m, identity);
 		r->out->unknown += state == TOKEN_UNKNOWN;
 		if (state != TOKEN_FREE)
 			continue;

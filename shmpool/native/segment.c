@@ -142,6 +142,7 @@ uint64_t segment_layout_hash(void)
 		GEOMETRY_WARM_BYTES,
 		offsetof(struct segment_header, members_offset),
 		offsetof(struct member, counters),
+		offsetof(struct member, device),
 		offsetof(struct queue_slot, queue),
 		offsetof(struct queue_slot, bypassed),
 		TAG_NUMBER_BITS,

@@ -205,8 +205,9 @@ struct shmpool_recovery {
 	uint64_t buffers; /* taken from dead members: freed, requeued and dead-lettered */
 	uint64_t requeued;
 	uint64_t dead_lettered;
-	uint64_t postponed;   /* dead ones that wait for a suspended process, or for room */
-	uint64_t unknown;     /* members whose tokens could not be queried now */
+	uint64_t postponed; /* dead ones that wait for a suspended process, or for room */
+	/* Members whose tokens could not be queried now, and dead ones whose sockets live. */
+	uint64_t unknown;
 	uint64_t subscribers; /* of topics: dead ones whose places are free now */
 };
 

@@ -20,6 +20,7 @@ from .marks import (
 from .recording import CaptureSink
 from .tap import TapDevice
 from .udp import UdpSocket, address_texts, addresses_of
+from .xdp import XdpProgram, XdpSocket, XdpStatistics
 
 __all__ = [
     "CHECKSUM_GOOD",
@@ -39,6 +40,9 @@ __all__ = [
     "Source",
     "TapDevice",
     "UdpSocket",
+    "XdpProgram",
+    "XdpSocket",
+    "XdpStatistics",
     "address_texts",
     "addresses_of",
     "interface_numbers",

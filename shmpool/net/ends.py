@@ -82,8 +82,8 @@ class Source(_End):
         """Takes 1 to n packets that are there, 256 at most, as a Burst.
 
         Waits up to timeout seconds (None: as long as it takes, 0: not at all) for the first one.
-        While it waits it holds no buffer. Timestamps are in nanoseconds since 1970; marks: see
-        shmpool.net.marks.
+        While it waits it holds no buffer (an XdpSocket does). Timestamps are in nanoseconds since
+        1970; marks: see shmpool.net.marks.
 
         Raises:
             Empty: there was no packet for that long.

@@ -26,7 +26,8 @@ FRAME = 2048  # bytes: only a number that the kernel checks; with TPACKET_V3 pac
 BLOCK = 1 << 18  # bytes
 
 
-def _index(interface: str) -> int:
+def index_of(interface: str) -> int:
+    """The number of an interface of this network namespace."""
     try:
         return socket.if_nametoindex(interface)
     except OSError:
@@ -106,7 +107,7 @@ class PacketSource(Source):
             )
         if not 0.001 <= latency <= 10:
             raise errors.InvalidArgument(f"latency is {latency} s; it must be from 0.001 to 10")
-        index = 0 if interface is None else _index(interface)
+        index = 0 if interface is None else index_of(interface)
         instructions = None if filter is None else filters.compiled(filter)
         blocks = ring // BLOCK
         with contextlib.closing(_socket()) as sock:
@@ -168,7 +169,7 @@ class PacketSink(Sink):
     def __init__(self, pool: Pool, interface: str, *, bypass: bool = True) -> None:
         self.pool = pool
         self.interface = interface
-        _index(interface)
+        index_of(interface)
         with contextlib.closing(_socket()) as sock:
             sock.bind((interface, 0))
             if bypass:

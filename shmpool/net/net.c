@@ -4,6 +4,7 @@
  */
 #include "net.h"
 #include "headers.h"
+#include "xdp.h"
 
 static PyMethodDef functions[] = {
 	{ "encode", net_encode, METH_VARARGS, NULL },
@@ -13,6 +14,8 @@ static PyMethodDef functions[] = {
 	{ "burst_forward", headers_forward, METH_VARARGS, NULL },
 	{ "toeplitz_table", headers_toeplitz_table, METH_O, NULL },
 	{ "toeplitz_hashes", headers_toeplitz, METH_VARARGS, NULL },
+	{ "xdp_program", net_xdp_program, METH_VARARGS, NULL },
+	{ "xdp_steer", net_xdp_steer, METH_VARARGS, NULL },
 	{ NULL, NULL, 0, NULL },
 };
 
@@ -28,7 +31,7 @@ int net_init(PyObject *module)
 {
 	if (add_type(module, "Scan", &net_scan_spec) || add_type(module, "Ring", &net_ring_spec) ||
 	    add_type(module, "Receiver", &net_receiver_spec) ||
-	    add_type(module, "Sender", &net_sender_spec))
+	    add_type(module, "Sender", &net_sender_spec) || add_type(module, "Xdp", &net_xdp_spec))
 		return -1;
 	return PyModule_AddFunctions(module, functions);
 }

@@ -106,6 +106,9 @@ bool net_port_end(struct net_port *port);
  * the deadline; -ESHUTDOWN if the port is to be closed; HOT_RAISED if a signal handler raised. */
 int64_t net_port_wait(struct net_port *port, short events, int64_t deadline);
 
+/* Sleeps for some time, without the interpreter's lock, unless the port is to be closed. */
+void net_port_pause(struct net_port *port, int64_t ns);
+
 /* True for an error that a socket reports of an earlier datagram: the next call may succeed. */
 static inline bool net_port_passing(int error)
 {
@@ -123,9 +126,14 @@ static inline bool net_late(int64_t deadline)
 	return deadline != WAIT_FOREVER && wait_now() >= deadline;
 }
 
+/* ---- send.c ---- */
+
+/* Takes the first at of n packets out of the burst: their buffers are no longer its own. */
+void net_take_out(struct burst_object *burst, uint32_t at, uint32_t n);
+
 /* ---- the types ---- */
 
-extern PyType_Spec net_scan_spec, net_ring_spec, net_receiver_spec, net_sender_spec;
+extern PyType_Spec net_scan_spec, net_ring_spec, net_receiver_spec, net_sender_spec, net_xdp_spec;
 PyObject *net_encode(PyObject *module, PyObject *args);
 
 #endif

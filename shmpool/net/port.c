@@ -129,3 +129,12 @@ int64_t net_port_wait(struct net_port *port, short events, int64_t deadline)
 			return 0;
 	}
 }
+
+void net_port_pause(struct net_port *port, int64_t ns)
+{
+	struct pollfd polled = { .fd = port->wake, .events = POLLIN };
+	const struct timespec time = { 0, (long)ns };
+	PyThreadState *state = PyEval_SaveThread();
+	ppoll(&polled, 1, &time, NULL);
+	PyEval_RestoreThread(state);
+}

@@ -257,20 +257,17 @@ static char *addresses_of(const struct sending *s)
 	return to ? to : (char *)PyErr_NoMemory();
 }
 
-/* Takes the packets that are done out of the burst, and frees them. */
-static void take_out(struct sending *s)
+void net_take_out(struct burst_object *burst, uint32_t at, uint32_t n)
 {
-	struct burst_object *burst = s->burst;
-	if (!burst->pool->key || !s->at)
+	if (!at)
 		return;
-	shmpool_free_many(burst->pool->key, s->handle, s->at);
-	if (s->at == s->n) {
+	if (at == n) {
 		burst_release(burst);
 		return;
 	}
 	uint8_t *gone = PyMem_Calloc(burst->n, 1);
 	uint32_t k = 0;
-	for (uint32_t i = 0; i < burst->n && k < s->at; i++) {
+	for (uint32_t i = 0; i < burst->n && k < at; i++) {
 		if (!burst_has(burst, i))
 			continue;
 		k++;
@@ -285,6 +282,15 @@ static void take_out(struct sending *s)
 	if (gone) /* without memory the stale handles stay: a free of the burst refuses them */
 		burst_close_up(burst, gone);
 	PyMem_Free(gone);
+}
+
+/* Takes the packets that are done out of the burst, and frees them. */
+static void take_out(struct sending *s)
+{
+	if (!s->burst->pool->key)
+		return;
+	shmpool_free_many(s->burst->pool->key, s->handle, s->at);
+	net_take_out(s->burst, s->at, s->n);
 }
 
 static PyObject *drain(struct sender_object *self, struct sending *s, double timeout)

@@ -5,12 +5,14 @@
 #include "kill_victim.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <string.h>
 
 #include "binding.h"
 #include "blocking.h"
 #include "check.h"
+#include "device.h"
 #include "lookup.h"
 #include "unfinished.h"
 #include "wait.h"
@@ -315,6 +317,44 @@ int give_back(struct scene *s)
 	uint32_t n = s->operation->n;
 	return n == 1 ? qmempool_free(&s->pool, s->v, s->owned[0]) :
 			qmempool_free_bulk(&s->pool, s->v, s->owned, n);
+}
+
+/* The life of a socket's member: it gets two buffers, one is received into, and it ends. The place
+ * is an interface that does not exist, so a recoverer finds the socket gone. */
+static int live_device(struct scene *s, bool gone)
+{
+	const uint32_t number = (uint32_t)s->opened;
+	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
+	struct device place = { .interface = INT32_MAX };
+	struct member *m;
+	uint64_t handle[2];
+	const int asker = device_asker(&place.space);
+	int error = asker < 0 ? asker : opening_device(number, &m);
+	if (error)
+		return error;
+	close(asker);
+	device_set(&p->segment, m, &place, true);
+	for (int i = 0; i < 2 && !error; i++) {
+		error = qmempool_alloc(p, s->v, &handle[i]);
+		if (!error)
+			error = qmempool_adopt(p, m, handle[i]);
+	}
+	if (!error)
+		error = qmempool_adopt(p, s->v, handle[1]);
+	if (!error)
+		error = qmempool_free(p, s->v, handle[1]);
+	opening_device_ends(number, m, gone);
+	return error;
+}
+
+int use_device(struct scene *s)
+{
+	return live_device(s, true);
+}
+
+int leave_device(struct scene *s)
+{
+	return live_device(s, false);
 }
 
 int make_chain(struct scene *s)

@@ -66,6 +66,8 @@ int create_segment(struct scene *s);
 int recover_dead(struct scene *s);
 int trim_all_but(struct scene *s);
 int pin_all(struct scene *s);
+int use_device(struct scene *s);
+int leave_device(struct scene *s);
 void check_unpinned(struct scene *s);
 
 /* The operations in which a companion is suspended, owning three buffers and more in its
