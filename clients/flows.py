@@ -35,7 +35,7 @@ from shmpool.net import CaptureSource, PacketSource
 from shmpool.net.headers import Headers, Layer, Link
 
 from .children import children
-from .rates import Rates, running
+from .rates import Rates, closed_by_ctrl_c, running
 
 LINK = 2  # bytes of the link type before a packet, in clients.demo
 # By link type of a capture file. The 4 bytes before IP have a different meaning on each system.
@@ -302,6 +302,7 @@ def count_interface(
         with (
             running(rates),
             PacketSource(pool, interface, filter=filter_, outgoing=True) as source,
+            closed_by_ctrl_c(source),
         ):
             while True:
                 try:

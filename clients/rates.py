@@ -3,7 +3,9 @@
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -53,22 +55,43 @@ class Rates:
         self._print(self.packets, self.bytes, took, total)
 
 
+@contextlib.contextmanager
+def closed_by_ctrl_c(source: Source) -> Iterator[None]:
+    """Lets Ctrl-C close the source: no packet is lost between its parts of the program, as with an
+    exception in the middle. A second Ctrl-C is KeyboardInterrupt, wherever the program is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def close(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        source.close()
+
+    signal.signal(signal.SIGINT, close)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def received(source: Source, rates: Rates, most: int | None = None) -> Iterator[shmpool.Burst]:
-    """Yields bursts until the source ends, or most packets came; counts them."""
+    """Yields bursts until the source ends, Ctrl-C, or most packets came; counts them."""
     rates.note = lambda: f"{source.statistics().dropped:,} dropped"
-    while most is None or rates.packets < most:
-        n = 256 if most is None else min(256, most - rates.packets)
-        try:
-            burst = source.get_many(n, timeout=SECOND / 2)
-        except shmpool.Empty:
+    with closed_by_ctrl_c(source):
+        while most is None or rates.packets < most:
+            n = 256 if most is None else min(256, most - rates.packets)
+            try:
+                burst = source.get_many(n, timeout=SECOND / 2)
+            except shmpool.Empty:
+                rates.tick()
+                continue
+            except shmpool.ShutDown:
+                return
+            rates.add(len(burst), int(burst.lengths.sum()))
+            yield burst
+            del burst
             rates.tick()
-            continue
-        except shmpool.ShutDown:
-            return
-        rates.add(len(burst), int(burst.lengths.sum()))
-        yield burst
-        del burst
-        rates.tick()
 
 
 @contextlib.contextmanager

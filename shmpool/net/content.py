@@ -51,6 +51,14 @@ class _Raw:
     def at(self, offset: int, size: int) -> bytes | None:
         """Up to size bytes; none at the end of the file, or when it is closed. None when the time
         is up."""
+        try:
+            return self._at(offset, size)
+        except ValueError:
+            if self.closed:  # by a signal handler, between the question and the read
+                return b""
+            raise
+
+    def _at(self, offset: int, size: int) -> bytes | None:
         if not self._pipe:
             with self._lock:
                 return b"" if self.closed else os.pread(self._file.fileno(), size, offset)
