@@ -2,13 +2,13 @@
 """Breaks one step of shmpool after another, and checks that a test finds each (`make mutants`).
 
     python -m tests.mutants [--jobs N] [--only TEXT] [--python N] [--tests NAMES] [--lines FILE]
-                           [core] [python]
+                           [core] [net] [python]
 
-Mutants of the core are in core.toml. Each is identified by the text that it replaces, which must
-occur once; changes elsewhere do not affect it. python.py makes and chooses mutants of the Python
-package; python.toml lists the equivalent ones with the reasons. Each is tried in a copy of the tree
-in a temporary folder. Exit status: 0 if all were found or are listed as equivalent, 1 if one
-survived or a table no longer fits.
+Mutants of the core are in core.toml, those of shmpool/net in net.toml. Each is identified by the
+text that it replaces, which must occur once; changes elsewhere do not affect it. python.py makes
+and chooses mutants of the Python package; python.toml lists the equivalent ones with the reasons.
+Each is tried in a copy of the tree in a temporary folder. Exit status: 0 if all were found or are
+listed as equivalent, 1 if one survived or a table no longer fits.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--python", type=int, default=150, help="mutants of the package")
     parser.add_argument("--tests", default="", help="of the package: files without test_, or all")
     parser.add_argument("--lines", type=Path, help="which test runs what: kept here if not there")
-    parser.add_argument("tables", nargs="*", default=["core", "python"], metavar="core|python")
+    parser.add_argument("tables", nargs="*", default=["core", "net", "python"])
     options = parser.parse_args()
     mutants: list[Mutant] = []
     began = time.monotonic()
@@ -116,6 +116,8 @@ def main() -> int:
         wrong: list[str] = []
         if "core" in options.tables:
             mutants += read_core(HERE / "core.toml")
+        if "net" in options.tables:
+            mutants += read_core(HERE / "net.toml", "net")
         if "python" in options.tables:
             lines = options.lines or folder / "lines.json"
             made, wrong = _python_mutants(

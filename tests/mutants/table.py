@@ -78,8 +78,8 @@ class Outcome:
         return text.rstrip()
 
 
-def read_core(path: Path) -> list[Mutant]:
-    """The mutants of the core."""
+def read_core(path: Path, folder: str = "native") -> list[Mutant]:
+    """The mutants of the core, or of another folder's C code."""
     mutants = []
     for row in tomllib.loads(path.read_text())["mutant"]:
         changes = [(row["old"], row["new"])]
@@ -88,7 +88,7 @@ def read_core(path: Path) -> list[Mutant]:
         tests = tuple(row.get("tests", ()))
         why = row.get("equivalent", "")
         mutants.append(
-            Mutant(row["name"], f"shmpool/native/{row['file']}", tuple(changes), tests, why)
+            Mutant(row["name"], f"shmpool/{folder}/{row['file']}", tuple(changes), tests, why)
         )
     return mutants
 
