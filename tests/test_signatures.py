@@ -36,6 +36,7 @@ NATIVE: dict[str, type] = {
     "Ring": _hot.Ring,
     "Receiver": _hot.Receiver,
     "Sender": _hot.Sender,
+    "Xdp": _hot.Xdp,
 }
 PUBLIC = [shmpool.Pool, shmpool.AlfQueue, shmpool.Buffer, shmpool.Burst]
 PUBLIC += [shmpool.Topic, shmpool.Subscriber, shmpool.Sample]

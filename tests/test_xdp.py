@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -562,3 +563,17 @@ def test_interface_is_deleted(
         timer.join()
     xdp.close()
     assert all_free(pool)
+
+
+@pytest.mark.slow
+def test_bench(spaces: Spaces) -> None:
+    """The benchmark measures both ways."""
+    if os.geteuid() or not shutil.which("gcc"):
+        pytest.skip("needs root and gcc")
+    command = [sys.executable, "-m", "clients.bench.net_xdp", "--size", "60", "--turns", "1"]
+    done = subprocess.run(
+        [*command, "--seconds", "0.05"], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert 0 == done.returncode, done.stderr
+    for name in ("AF_PACKET", "AF_XDP, in the driver", "AF_XDP, generic"):
+        assert f"  {name} " in done.stdout

@@ -246,7 +246,8 @@ class XdpSocket(Source, Sink):
                 still in the burst.
             ShutDown: the socket was closed.
             BufferInUse: a view of one of the buffers is alive; none was sent.
-            OSError: the interface is down or gone; the packets that were not sent are in the burst.
+            OSError: the interface is down or gone. Packets that were in its ring already left the
+                burst; the others are still in it.
         """
         return raise_unless_sent(self, self._xdp.drain(burst, timeout))
 
