@@ -131,8 +131,9 @@ def test_flows_of_programs(spaces: Spaces, eventually: Eventually, tmp_path: Pat
         while (rows[-1]["protocol"], rows[-1]["dport"]) != (17, 5201) or rows[-1]["packets"] < 9:
             rows.append(json.loads(flows.stdout.readline()))
         flows.send_signal(signal.SIGINT)
-        out, said = flows.communicate(timeout=60)
-        assert 0 == flows.returncode, said
+        # Not communicate(), which would leave what readline() has read ahead.
+        out, said = flows.stdout.read(), flows.stderr.read()  # type: ignore[union-attr]
+        assert 0 == flows.wait(timeout=60), said
     assert "packets were dropped" not in said
     rows += map(json.loads, out.splitlines())
 
@@ -157,12 +158,18 @@ def test_flows_of_programs(spaces: Spaces, eventually: Eventually, tmp_path: Pat
         for row in of(6, 8000, sender):
             flags |= row["tcp_flags"]
         assert flags & 0x13 == 0x13  # SYN, FIN, ACK
-    sent = json.loads(iperf.stdout)["end"]["sum"]["packets"]
-    assert sum(row["packets"] for row in of(17, 5201, client)) >= sent
+    assert sum(row["packets"] for row in of(17, 5201, client)) >= received_of(iperf.stdout)[0]
+
+
+def received_of(report: str) -> tuple[int, int]:
+    """How many datagrams iperf3 has received, and sent. On a busy machine some never come: the
+    kernel drops them before the interface that they are sent to."""
+    total = json.loads(report)["end"]["sum"]
+    return total["packets"] - total["lost_packets"], total["packets"]
 
 
 def test_capture_of_iperf3(spaces: Spaces, eventually: Eventually, make_pool: MakePool) -> None:
-    """Workers' queues get every datagram that iperf3 sends, each once."""
+    """Workers' queues get every datagram that iperf3 receives, each once."""
     needs("iperf3", "iperf3")
     pool = make_pool(buffer_size=2048, capacity=8192, queues=8)
     rule = f"udp dst port 5201 and dst host {spaces[1].address}"
@@ -175,8 +182,8 @@ def test_capture_of_iperf3(spaces: Spaces, eventually: Eventually, make_pool: Ma
                 *("-P", 2),
             )
             assert 0 == done.returncode, done.stdout
-        sent = json.loads(done.stdout)["end"]["sum"]["packets"]
-        eventually(lambda: sum(queue.enqueued for queue in queue_stats(pool)) >= sent)
+        received, sent = received_of(done.stdout)
+        eventually(lambda: sum(queue.enqueued for queue in queue_stats(pool)) >= received)
         capture.send_signal(signal.SIGINT)
         said = ended(capture)
     assert "were dropped" not in said
@@ -192,7 +199,7 @@ def test_capture_of_iperf3(spaces: Spaces, eventually: Eventually, make_pool: Ma
                     assert headers.has(Layer.UDP).all()
                     ports[-1] |= set(headers.port_src.tolist())
                     datagrams += int((burst.lengths > 100).sum())
-    assert sent == datagrams
+    assert received <= datagrams <= sent
     assert not ports[0] & ports[1]  # a flow has one worker
 
 
