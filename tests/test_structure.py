@@ -149,10 +149,11 @@ PYTHON_ORDER = re.findall(
     service.declared_pools service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http service.daemon
-    cli.__init__ cli.output cli.access cli.main cli.next_steps cli.container cli.diagnosis
-    cli.screen cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
-    cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
-    cli.packaged cli.demo cli.config_example cli.systemd_unit cli.daemon cli.bench daemon __main__
+    cli.__init__ cli.json_output cli.output cli.access cli.main cli.next_steps cli.container
+    cli.diagnosis cli.screen cli.describe cli.ls cli.create cli.rm cli.stats cli.members
+    cli.holders cli.audit cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor
+    cli.completion cli.packaged cli.demo cli.config_example cli.systemd_unit cli.daemon cli.bench
+    daemon __main__
     """,
 )
 # Imported inside a function: the clients and the headers of packets at first use, and the command
