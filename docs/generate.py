@@ -15,8 +15,8 @@ from typing import Any, get_args
 import click
 
 from shmpool.bridge.nats_options import NatsOptions
+from shmpool.cli.json_output import JsonOption
 from shmpool.cli.main import MODULES, shmpool
-from shmpool.cli.output import JsonOption
 from shmpool.net import headers
 from shmpool.options import Option, QueueOptions, TopicOptions, options_of
 from shmpool.rpc import protocol, records, wire

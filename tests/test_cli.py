@@ -338,6 +338,15 @@ def test_checking_a_configuration(shmpool_command: Run, tmp_path: Path, pool_nam
         done.returncode, done.stderr,
     )  # fmt: skip
     assert pool_name not in shmpool.pool_names()
+    said = json.loads(shmpool_command("daemon", "--check", "--json", "--config", path).stdout)
+    assert {
+        "ok": False,
+        "messages": [line.removeprefix("shmpool: ") for line in done.stderr.splitlines()],
+    } == said
+    path.write_text(POOL.format(pool_name))
+    good = loaded(shmpool_command("daemon", "--check", "--json", "--config", path))
+    assert {"ok": True, "messages": []} == good
+    assert 2 == shmpool_command("daemon", "--json").returncode
 
 
 def test_completion(shmpool_command: Run, make_pool: MakePool) -> None:

@@ -19,15 +19,17 @@ import click
 
 from shmpool.cli import doctor, next_steps
 from shmpool.cli.diagnosis import Finding
+from shmpool.cli.json_output import JsonOption
 from shmpool.cli.main import MODULES
 from shmpool.cli.main import shmpool as group
-from shmpool.cli.output import JsonOption, hint, print_table
+from shmpool.cli.output import hint, print_table
 from shmpool.rpc import wire
 from shmpool.rpc.records import Alarm, AlarmKind, PoolSummary
 
 # What --json prints, by command, and the fields of each record: a promise to scripts. A field may
 # be added. One that is renamed or removed breaks them.
 COMMANDS = {
+    "daemon": ["Checked"],
     "ls": ["PoolSummary"],
     "create": ["Description"],
     "rm": ["Removed"],
@@ -46,6 +48,7 @@ COMMANDS = {
 FIELDS = {
     "Alarm": "kind subject since message",
     "Audit": "ok total free cached held queued unaccounted complete chained",
+    "Checked": "ok messages",
     "Description": "pool geometry file queues topics",
     "Drained": "queue freed left",
     "File": "path size reserved mode uid gid",
@@ -75,8 +78,8 @@ FIELDS = {
     "TopicStats": "name depth published kept waiting subscribers",
     "Trimmed": "bytes",
 }
-# Print no figures: a full screen, the daemon's log, text for other programs, results in a file.
-WITHOUT = {"top", "daemon", "completion", "demo", "config-example", "systemd-unit", "bench"}
+# Print no figures: a full screen, text for other programs, results in a file.
+WITHOUT = {"top", "completion", "demo", "config-example", "systemd-unit", "bench"}
 
 
 def answers_of(command: str) -> tuple[Any, ...]:
@@ -171,7 +174,10 @@ def test_what_is_printed_has_these_fields(
     check("rm", pool_name)
     check("rm", pool_name, "--force")
     check("doctor")
-    assert set(COMMANDS) == seen | {"prune"}  # of all pools of the machine: tests/test_cli.py
+    assert set(COMMANDS) == seen | {
+        "daemon",
+        "prune",
+    }  # of all pools of the machine: tests/test_cli.py
 
 
 ROWS = [("rx-of-a-long-name", 1024, "a text that needs a good many columns, and is wrapped"),

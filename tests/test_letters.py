@@ -301,8 +301,8 @@ def test_metrics(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
 def test_json_of_bytes(pool: shmpool.Pool, capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints any bytes, as hexadecimal digits in JSON."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    from shmpool.cli.json_output import print_json
     from shmpool.cli.letters import letter
-    from shmpool.cli.output import print_json
 
     queue = pool.create_queue("q", capacity=8)
     queue.send(b"\xff\x1b[")

@@ -14,7 +14,8 @@ from ..pool_files import path_of, pool_names
 from ..rpc import protocol
 from ..rpc.client import Client
 from ..service.handlers import RequestHandler
-from .output import command_of, json_option, print_json, working
+from .json_output import json_option, print_json
+from .output import command_of, working
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])

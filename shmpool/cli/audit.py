@@ -5,7 +5,8 @@ import sys
 
 from ..rpc.protocol import RunAudit
 from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json, print_table, working
+from .json_output import json_option, print_json
+from .output import command_of, print_table, working
 
 HELP = """Checks by two independent counts that no buffer is lost or counted twice.
 

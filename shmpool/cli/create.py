@@ -23,7 +23,8 @@ from ..options import (
 from ..rpc.protocol import Create
 from .access import Backend, with_backend
 from .describe import show
-from .output import command_of, json_option, print_json, working
+from .json_output import json_option, print_json
+from .output import command_of, working
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])

@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool daemon."""
 
+import contextlib
+import io
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from .. import __version__
 from . import needs_extra
+from .json_output import json_option, print_json
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether the daemon could start with a configuration."""
+
+    ok: bool
+    messages: list[str]  # what is wrong, and the pools that it would start without
 
 
 @click.command(
@@ -31,16 +43,27 @@ from . import needs_extra
     is_flag=True,
     help="Check the configuration and exit. The status is 0 if the daemon could start with it.",
 )
-def command(config: Path | None, socket: str | None, http: str | None, check: bool) -> None:
+@json_option(Checked, about="With --check: print JSON.")
+def command(
+    config: Path | None, socket: str | None, http: str | None, check: bool, as_json: bool
+) -> None:
     """Runs the daemon in the foreground until SIGTERM. SIGHUP reloads the configuration.
 
     The daemon creates the pools that the configuration declares, watches existing ones, and
     recovers dead members. Workers do not need it.
     """
+    if as_json and not check:
+        raise click.UsageError("--json needs --check: the daemon itself prints a log")
     try:
         from ..service import daemon
     except ModuleNotFoundError as error:
         needs_extra(error, "daemon")
     given = {"socket": socket, "http": http}
     overrides = {name: value for name, value in given.items() if value is not None}
-    sys.exit(daemon.run(config, overrides, __version__, only_check=check))
+    if not as_json:
+        sys.exit(daemon.run(config, overrides, __version__, only_check=check))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        status = daemon.run(config, overrides, __version__, only_check=True)
+    lines = [line.removeprefix("shmpool: ") for line in said.getvalue().splitlines()]
+    print_json(Checked(status == 0, lines))
+    sys.exit(status)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from .diagnosis import Finding, examine
-from .output import hint, json_option, print_json, print_table
+from .json_output import json_option, print_json
+from .output import hint, print_table
 
 
 @click.command(name="doctor", epilog="Example: shmpool doctor")

@@ -11,7 +11,8 @@ from ..messages import Message
 from ..rpc import wire
 from ..rpc.protocol import Drain, GetStats, Peek, Redrive
 from .access import Backend, pool_argument, with_backend
-from .output import IntRange, json_option, print_json, print_table
+from .json_output import json_option, print_json
+from .output import IntRange, print_table
 
 
 @dataclass(frozen=True)

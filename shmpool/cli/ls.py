@@ -5,7 +5,8 @@ from ..os_errors import size_text
 from ..rpc.protocol import List
 from . import next_steps
 from .access import Backend, with_backend
-from .output import command_of, hint, json_option, print_json, print_table
+from .json_output import json_option, print_json
+from .output import command_of, hint, print_table
 
 
 @command_of(List, "shmpool ls --json", name="ls")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a subcommand prints: a table or JSON to stdout, and its progress to stderr."""
+"""What a subcommand prints: a table to stdout, its progress and the next step to stderr."""
 
 import contextlib
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..names import LINE_SHOWN, printable
-from ..rpc import wire
 from ..rpc.records import LinkStats
 from ..view import TopicStats
 
@@ -50,21 +48,6 @@ class FloatRange(click.FloatRange):
         return _in_words(self.min, self.max)
 
 
-class JsonOption(click.Option):
-    """--json, and the types of what it prints: of each a value or an array (docs/cli.md)."""
-
-    def __init__(self, *names: Any, answers: tuple[Any, ...] = (), **more: Any) -> None:
-        super().__init__(*names, **more)
-        self.answers = answers
-
-
-def json_option(*answers: Any, about: str = "Print JSON.") -> Callable[[F], F]:
-    """Adds --json to a command that prints one of these types."""
-    return click.option(
-        "--json", "as_json", cls=JsonOption, answers=answers, is_flag=True, help=about
-    )
-
-
 def command_of(
     request: Any, example: str, name: str | None = None, help_text: str | None = None
 ) -> Callable[..., Any]:
@@ -72,10 +55,6 @@ def command_of(
     docstring."""
     text = help_text or (inspect.getdoc(request) or "").partition("\n\n")[0].replace("`", "")
     return click.command(name=name or request.method, help=text, epilog=f"Example: {example}")
-
-
-def print_json(answer: Any) -> None:
-    click.echo(json.dumps(wire.to_wire(answer), indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -6,7 +6,8 @@ import click
 from ..names import LINE_SHOWN, printable
 from ..rpc.protocol import Prune
 from .access import Backend, with_backend
-from .output import FloatRange, command_of, json_option, print_json, working
+from .json_output import json_option, print_json
+from .output import FloatRange, command_of, working
 
 HELP = """Removes every abandoned pool that no process has open, with what is in its queues, and
 prints the names.

@@ -8,7 +8,8 @@ import click
 from .. import errors
 from ..rpc.protocol import Destroy
 from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json
+from .json_output import json_option, print_json
+from .output import command_of
 
 
 @dataclass(frozen=True)

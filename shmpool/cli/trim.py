@@ -8,7 +8,8 @@ import click
 from ..os_errors import size_text
 from ..rpc.protocol import Trim
 from .access import Backend, pool_argument, with_backend
-from .output import IntRange, command_of, json_option, print_json, working
+from .json_output import json_option, print_json
+from .output import IntRange, command_of, working
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from ..rpc.protocol import INTERVAL_MIN, GetStats, Watch
 from ..rpc.records import PoolStats
 from . import next_steps
 from .access import Backend, pool_argument, with_backend
-from .output import FloatRange, IntRange, command_of, hint, json_option, text
+from .json_output import json_option
+from .output import FloatRange, IntRange, command_of, hint, text
 
 COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s",
            "published/s", "lag")  # fmt: skip
