@@ -29,6 +29,8 @@
 # make docs           writes the pages that are made from the code
 # make site           builds the site of docs/ (build/site)
 # make share          man pages and completion files (build/share)
+# make deb            a Debian package (build/deb)
+# make aarch64        the wheel for aarch64 built and used under an emulator (a minute); ARGS="tests/test_queue.py" runs tests there
 # make release        ARGS=1.2.3: version, changelog, build, checks, bill of materials, commit, tag; sends nothing
 # make tools          what some tests want from Debian, as root; without it they are skipped and say so
 # make clean          removes what was built and the virtual environments
@@ -44,7 +46,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all help demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-bridge bench-import sweep pairs soak soak-bridge steer mutants relacy fuzz docs site release share tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-bridge bench-import sweep pairs soak soak-bridge steer aarch64 mutants relacy fuzz docs site release share deb tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -148,6 +150,10 @@ soak-bridge: $(VENV)/.dev
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_relacy.py $(ARGS)
 
+# A cross compiler, Debian's Python for that processor, qemu: all in build/aarch64, nothing is installed.
+aarch64: $(VENV)/.dev
+	.ci/aarch64 $(abspath $(BIN)) $(ARGS)
+
 # make release ARGS=1.2.3: version, changelog, build, checks, bill of materials, commit, tag. Sends nothing.
 release: $(VENV)/.dev
 	$(BIN)/python .ci/release $(ARGS)
@@ -155,6 +161,13 @@ release: $(VENV)/.dev
 # Man pages and completion files in build/share, for packages of distributions.
 share: $(VENV)/.dev
 	rm -rf build/share && $(BIN)/python .ci/share build/share
+
+# A package for Debian and its relatives, for the version of Python that $(PYTHON) has: build/deb/*.deb.
+deb: $(VENV)/.dev
+	rm -rf build/deb && mkdir -p build/deb
+	$(BIN)/python -m build --wheel --outdir build/deb
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m auditwheel repair --wheel-dir build/deb/repaired build/deb/*.whl
+	$(BIN)/python .ci/deb build/deb/repaired/*.whl build/deb
 
 fuzz: $(VENV)/.dev
 	$(PIP) atheris

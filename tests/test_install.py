@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import pytest
 
+import shmpool
+
 try:
     importlib.metadata.version("build")  # an import would find the folder of that name
 except importlib.metadata.PackageNotFoundError:
@@ -47,6 +49,11 @@ class Installed(NamedTuple):
 
 # Without this environment's modules.
 ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def unavailable(why: str) -> None:
+    """Skips, or fails in CI, where the index must answer."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
 
 
 def run(*command: object, cwd: Path, **more: str) -> str:
@@ -160,13 +167,14 @@ def installed(repaired: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
 
     def install(*what: str) -> None:
         command = (python, "-m", "pip", "install", "--quiet", *what)
-        give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=SECONDS, env=ENVIRON)
         except subprocess.TimeoutExpired:
-            give_up(f"pip did not install {what} within {SECONDS} s")
+            unavailable(f"pip did not install {what} within {SECONDS} s")
         except subprocess.CalledProcessError as error:
-            give_up(f"pip cannot install {what}: {error.stderr.decode().strip().splitlines()[-1]}")
+            unavailable(
+                f"pip cannot install {what}: {error.stderr.decode().strip().splitlines()[-1]}"
+            )
 
     before = packages()
     install(str(repaired))
@@ -222,3 +230,77 @@ def test_tests_run_from_the_sdist(built: Built, tmp_path: Path) -> None:
         "-m", "not slow", cwd=tree, PYTHONPATH=str(tree),
     )  # fmt: skip
     assert re.search(r"^\d+ passed", done.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def package(repaired: Path) -> Path:
+    """The Debian package that .ci/deb makes of the wheel, and its files in a folder beside it."""
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("dpkg-deb is not installed")
+    directory = repaired.parent.parent / "deb"
+    directory.mkdir()
+    command = [sys.executable, str(ROOT / ".ci" / "deb"), str(repaired), str(directory)]
+    environ = {**ENVIRON, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environ)
+    if done.returncode and "'pip'" in done.stderr:
+        unavailable(f"pip cannot install what the package holds: {done.stderr.splitlines()[0]}")
+    assert (0, "") == (done.returncode, done.stderr)
+    run("dpkg-deb", "--raw-extract", done.stdout.strip(), directory / "tree", cwd=directory)
+    return Path(done.stdout.strip())
+
+
+def test_what_the_debian_package_says(package: Path) -> None:
+    """It is for this version of Python and this processor, and its checksums are right."""
+    fields = ("Package", "Version", "Architecture", "Depends")
+    wanted = "".join(f"${{{field}}}\\n" for field in fields)
+    shown = run("dpkg-deb", "--show", f"--showformat={wanted}", package, cwd=ROOT)
+    name, version, architecture, depends = shown.splitlines()
+    assert ("shmpool", f"{shmpool.__version__}-1") == (name, version)
+    assert architecture == run("dpkg", "--print-architecture", cwd=ROOT).strip()
+    minor = sys.version_info.minor
+    assert f"python3 (>= 3.{minor}), python3 (<< 3.{minor + 1}~)" in depends
+    tree = package.parent / "tree"
+    assert (tree / "DEBIAN" / "conffiles").read_text() == "/etc/shmpool.toml\n"
+    run("md5sum", "--check", "--quiet", "DEBIAN/md5sums", cwd=tree)
+    for script in ("postinst", "prerm"):
+        run("sh", "-n", f"DEBIAN/{script}", cwd=tree)
+
+
+def test_what_the_debian_package_holds(package: Path) -> None:
+    """Files of root at the places where Debian has them, and no other; no compiled modules."""
+    listed = run("dpkg-deb", "--contents", package, cwd=ROOT).splitlines()
+    assert {"root/root"} == {line.split()[1] for line in listed}
+    names = {line.split()[5].removeprefix(".") for line in listed if not line.startswith("d")}
+    for name in (
+        "/etc/shmpool.toml",
+        "/usr/bin/shmpool",
+        "/usr/lib/systemd/system/shmpool.service",
+        "/usr/lib/systemd/system/shmpool.socket",
+        "/usr/lib/shmpool/shmpool/__init__.py",
+        "/usr/share/bash-completion/completions/shmpool",
+        "/usr/share/doc/shmpool/copyright",
+        "/usr/share/man/man1/shmpool.1.gz",
+    ):
+        assert name in names
+    places = ("/etc/", "/usr/bin/", "/usr/lib/shmpool/", "/usr/lib/systemd/system/", "/usr/share/")
+    assert set() == {name for name in names if not name.startswith(places)}
+    assert set() == {name for name in names if name.endswith(".pyc")}
+    group_writes = [line for line in listed if line[5] == "w" or line[8] == "w"]
+    assert [] == [line for line in group_writes if not line.startswith("l")]
+
+
+def test_the_debian_package_is_used(package: Path, pool_name: str, tmp_path: Path) -> None:
+    """Its command works from its own files, and its daemon accepts the configuration in it."""
+    tree = package.parent / "tree"
+    command = (sys.executable, "-I", tree / "usr" / "bin" / "shmpool")
+    assert shmpool.__version__ in run(*command, "--version", cwd=tmp_path)
+    run(
+        *command, "create", pool_name, "--buffer-size=64", "--capacity=64", "--direct", cwd=tmp_path
+    )
+    assert pool_name in run(*command, "ls", "--direct", cwd=tmp_path)
+    run(*command, "rm", pool_name, "--direct", cwd=tmp_path)
+    run(*command, "daemon", "--check", "--config", tree / "etc" / "shmpool.toml", cwd=tmp_path)
+    places = "import sys, shmpool, aiohttp; print(shmpool.__file__, aiohttp.__file__)"
+    modules = str(tree / "usr" / "lib" / "shmpool")
+    found = run("/usr/bin/env", sys.executable, "-c", places, cwd=tmp_path, PYTHONPATH=modules)
+    assert all(path.startswith(modules) for path in found.split())

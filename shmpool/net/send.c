@@ -173,7 +173,8 @@ static void done(struct sender_object *self, struct sending *s, uint32_t m, bool
 		self->packets += sent ? self->span[i] : 0;
 		self->refused += sent ? 0 : self->span[i];
 		s->refused += sent ? 0 : self->span[i];
-		for (size_t k = 0; sent && k < message->msg_iovlen; k++)
+		size_t parts = (size_t)message->msg_iovlen; /* an int in musl */
+		for (size_t k = 0; sent && k < parts; k++)
 			self->bytes += message->msg_iov[k].iov_len;
 	}
 }
