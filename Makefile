@@ -119,7 +119,8 @@ soak: $(VENV)/.dev
 
 # As root: two network namespaces.
 soak-bridge: $(VENV)/.dev
-	$(BIN)/python -m tests.bridge_storm $(ARGS)
+	$(BIN)/python -m tests.bridge_storm --seed 3 $(ARGS)
+	$(BIN)/python -m tests.bridge_storm --kills 20 --downs 2 --lossy --seed 4
 	NATS_KILLS=200 $(BIN)/python -m pytest -n 0 tests/test_bridge_nats.py -k everybody_is_killed
 
 relacy: $(VENV)/.dev

@@ -104,7 +104,9 @@ class Ledger:
 class Flow:
     """A thread that puts total packets into one queue, and one that takes them from the other."""
 
-    def __init__(self, pools: Pools, total: int, pause: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, pools: Pools, total: int, pause: Callable[[], object] = lambda: None
+    ) -> None:
         """pause is called before each burst is taken."""
         self.ledger, self._total, self._pause = Ledger(total), total, pause
         self._finish = threading.Event()
@@ -228,9 +230,26 @@ def set_link(space: Space, state: str) -> None:
     ip("-n", space.name, "link", "set", "veth", state)
 
 
-def storm(kills: int, seed: int, downs: int = 0) -> Ledger:
+@contextlib.contextmanager
+def lossy(spaces: tuple[Space, Space]) -> Iterator[None]:
+    """Loses one packet of ten on the way, in both directions."""
+    rules = (
+        "add table ip lossy; add chain ip lossy input { type filter hook input priority 0; }; "
+        "add rule ip lossy input numgen random mod 10 < 1 drop"
+    )
+    for space in spaces:
+        subprocess.run([*space.command, "nft", rules], check=True)
+    try:
+        yield
+    finally:
+        for space in spaces:
+            subprocess.run([*space.command, "nft", "delete", "table", "ip", "lossy"], check=True)
+
+
+def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool = False) -> Ledger:
     """Kills one of the bridges at random, so often, while packets flow; takes the veth pair down
-    in between. Returns what arrived."""
+    in between. Then, for long_s each, it is down, and the consumer stops. One packet of ten is lost
+    all the time if it loses. Returns what arrived."""
     chance = random.Random(seed)
     stem = f"storm-bridge-{os.getpid()}"
     with (
@@ -240,8 +259,13 @@ def storm(kills: int, seed: int, downs: int = 0) -> Ledger:
     ):
         left = [*(["kill"] * kills), *(["down"] * downs)]
         chance.shuffle(left)
-        with bridged(ends, spaces, Path(folder)) as bridges:
-            flow = Flow(ends, PACKETS_MAX)
+        go_on = threading.Event()
+        go_on.set()
+        with (
+            lossy(spaces) if loses else contextlib.nullcontext(),
+            bridged(ends, spaces, Path(folder)) as bridges,
+        ):
+            flow = Flow(ends, PACKETS_MAX, pause=go_on.wait)
             before, moved = 0, time.monotonic()
             while left and not flow.over:
                 time.sleep(chance.uniform(0.05, 0.4))
@@ -259,6 +283,15 @@ def storm(kills: int, seed: int, downs: int = 0) -> Ledger:
                     ]
                     tails = "\n".join(log[-1500:] for log in logs)
                     raise AssertionError(f"only {before} packets arrived:\n{tails}")
+            if long_s:
+                set_link(spaces[0], "down")
+                time.sleep(long_s)
+                set_link(spaces[0], "up")
+                go_on.clear()
+                time.sleep(long_s)
+                held = ends[0].stats().held
+                go_on.set()
+                assert held <= A_WINDOW + 64, held  # those of the thread that puts
             flow.finish()
             ledger = flow.join()
         for problem in settled(ends):
@@ -270,9 +303,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--downs", type=int, default=10)
+    parser.add_argument("--long", type=float, default=60, help="seconds of the last two faults")
+    parser.add_argument("--lossy", action="store_true", help="lose one packet of ten")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    ledger = storm(given.kills, given.seed, given.downs)
+    ledger = storm(given.kills, given.seed, given.downs, given.long, given.lossy)
     faults = ledger.faults()
     print(
         f"{ledger.total} packets, {given.kills} kills, the link down {given.downs} times: "

@@ -225,6 +225,19 @@ def test_a_link_moves_packets(make_pool: MakePool, run: Run, eventually: Eventua
     assert here.stats().held == 0
 
 
+def test_a_queue_that_is_shut_down(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+    """What is in it still arrives, and then the link has ended."""
+    here, there = ends(make_pool)
+    address = f"zmq://127.0.0.1:{free_port()}/x"
+    here.queue("work").send_many([b"%d" % i for i in range(20)])
+    here.queue("work").shutdown()
+    run(address, f"{there.name}/work")
+    sender = run(f"{here.name}/work", address, burst_bytes=1024)
+    eventually(lambda: sender.figures.state == "ended")
+    assert 20 == len(there.queue("work"))
+    assert here.stats().held == 0
+
+
 def test_topics_travel(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
     """A topic here is a topic there."""
     here, there = ends(make_pool)

@@ -23,6 +23,7 @@ from tests.bridge_storm import (
     Pools,
     bridged,
     free_port,
+    lossy,
     pools,
     receiver,
     sender,
@@ -83,18 +84,8 @@ def test_a_lossy_link(spaces: tuple[Space, Space], both_ends: Pools, tmp_path: P
     """One packet of ten is lost on the way, in both directions, and all arrive once."""
     if not shutil.which("nft"):
         pytest.skip("needs nftables; `make tools` as root installs it")
-    rules = (
-        "add table ip lossy; add chain ip lossy input { type filter hook input priority 0; }; "
-        "add rule ip lossy input numgen random mod 10 < 1 drop"
-    )
-    for space in spaces:
-        subprocess.run([*space.command, "nft", rules], check=True)
-    try:
-        with bridged(both_ends, spaces, tmp_path):
-            ledger = Flow(both_ends, 20_000).join()
-    finally:
-        for space in spaces:
-            subprocess.run([*space.command, "nft", "delete", "table", "ip", "lossy"], check=True)
+    with lossy(spaces), bridged(both_ends, spaces, tmp_path):
+        ledger = Flow(both_ends, 20_000).join()
     assert [] == ledger.faults() + settled(both_ends)
     assert 0 == ledger.doubled
 
@@ -106,7 +97,7 @@ def test_a_slow_consumer(
     on its way, the others wait here, and no process grows."""
     with bridged(both_ends, spaces, tmp_path) as bridges:
         go_on = threading.Event()
-        flow = Flow(both_ends, 200_000, pause=lambda: go_on.wait() and None)
+        flow = Flow(both_ends, 200_000, pause=go_on.wait)
         source, target = (pool.queue("work") for pool in both_ends)
         eventually(lambda: target.full() and source.full())
         before = [resident(bridge.process.pid) for bridge in bridges]

@@ -83,3 +83,15 @@ def test_the_command(arguments: tuple[str, ...], status: int, said: str, tmp_pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert status == done.returncode
     assert said in done.stderr
+
+
+def test_links_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table has each link, and why it is not up; without links there is none."""
+    pytest.importorskip("rich", reason="shmpool[cli] is not installed")
+    from shmpool.cli.output import print_links
+
+    print_links([])
+    assert "" == capsys.readouterr().out
+    print_links([replace(UP, state="down", why="no answer", unacknowledged=3, window=16)])
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("rx/work", "zmq://far:1/x", "down", "3/16", "no answer"))

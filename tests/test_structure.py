@@ -150,7 +150,8 @@ PYTHON_ORDER = re.findall(
     service.logs service.listening service.connection service.admission service.metrics
     service.http service.daemon
     bridge.packing bridge.stopping bridge.ends bridge.ledger bridge.link bridge.keys
-    bridge.messages bridge.sockets bridge.zeromq_receive bridge.zeromq_send bridge.zeromq
+    bridge.messages bridge.sockets bridge.zeromq_receive bridge.zeromq_outlet
+    bridge.zeromq_send bridge.zeromq
     bridge.nats_stream bridge.nats_sending bridge.nats_receiving bridge.nats bridge.process
     cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen
     cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit

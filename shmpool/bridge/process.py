@@ -32,13 +32,12 @@ KEPT = 16 << 20  # bytes
 END_S = DRAIN_S + 5.0  # for the links to end in
 
 
-def run(links: list[LinkOptions], socket: Path, with_parent: bool = False) -> None:
+def run(links: list[LinkOptions], socket: Path, parent: int | None = None) -> None:
     """Runs the links until SIGTERM or SIGINT. ModuleNotFoundError: an engine is not installed.
 
-    socket is the daemon's; the bridge works without a daemon too. with_parent: it ends with the
-    process that has started it.
+    socket is the daemon's; the bridge works without a daemon too. It ends with the process
+    parent, which has started it.
     """
-    parent = os.getppid()
     _keep_memory()
     made = [link_of(options) for options in links]
     stop = threading.Event()
@@ -48,7 +47,7 @@ def run(links: list[LinkOptions], socket: Path, with_parent: bool = False) -> No
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    if with_parent:
+    if parent is not None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:
             return

@@ -133,7 +133,7 @@ class Receiver(Link):
                 return
             last = self._ledger.last(hello.sender)
             unknown_until = hello.number if last is None else 0
-            last = max(hello.credit, 1) - 1 if last is None else last
+            last = max(hello.credit - 1, last or 0)  # what it has not any more was acknowledged
             session = Session(route, last, now, unknown_until)
             self._sessions[hello.sender] = session
         session.route, session.heard, session.granted = route, now, 0

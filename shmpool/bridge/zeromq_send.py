@@ -6,123 +6,30 @@ out of the queue than that. If this process is killed, recovery returns what it 
 """
 
 import logging
-import os
 import time
-from collections import deque
-from dataclasses import dataclass, field
 
 import zmq
 
 from .. import errors
-from .._hot import Buffer
 from ..names import printable
 from ..pool import Pool
 from ..topic import Samples
 from . import messages, sockets
-from .config import PACKETS_MAX, Remote
+from .config import PACKETS_MAX
 from .ends import Batch, Packed, Source, source_of
-from .ledger import SENDER
 from .link import DRAIN_S, Link
 from .messages import Message
 from .packing import BadMessage, fitting
+from .zeromq_outlet import ASK_S, NOBLOCK, Outlet, Sent, Shipment, new_sender
 
 log = logging.getLogger("shmpool.bridge")
 
-NOBLOCK, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-SOON_S = 0.02  # after which a HELLO that had no connection is tried again
 CONNECTIONS_S = 0.02  # between two questions what has become of the connections
-ASK_S = 3.0  # without an answer, after which HELLO is sent again
 KEEP_S = 10.0  # without a burst, after which HELLO is sent
 RETURN_S = 0.02  # pause after a packet that is returned
 IDLE_MS = 250
 ALONE_S = 0.1  # of a wait at the queue alone, between two questions about the connections
 PACKET_LEAST = 16  # bytes that a packet is guessed to have, to take not too few
-
-
-@dataclass
-class Shipment:
-    """One batch on its way, to one receiver or to all."""
-
-    batch: Batch
-    size: int  # bytes of its packets
-    to: int  # receivers that have not acknowledged it
-    doubtful: bool = False  # a receiver that went away may have it
-
-
-@dataclass
-class Sent:
-    """A shipment in the window of an outlet."""
-
-    number: int
-    shipment: Shipment
-    at: float
-    flags: int = 0
-
-
-@dataclass
-class Outlet:
-    """One receiver, as this sender knows it."""
-
-    to: Remote
-    sock: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
-    sender: bytes
-    path: bytes
-    window: deque[Sent] = field(default_factory=deque)
-    packets: int = 0  # in the window
-    newest: int = 0  # number that was sent
-    credit: int = 0
-    largest: int = 1 << 20  # bytes of a message
-    connected: bool = False
-    ready: bool = False  # it has answered the last HELLO
-    met: bool = False  # it was ready before
-    turn: int = 0
-    asked: float = 0.0  # when HELLO was sent
-    counted: int = 0  # the newest that was sent then
-    moved: float = 0.0  # when a burst was sent or acknowledged
-    away: float = 0.0  # since when it is not ready
-    refusal: str = ""
-
-    def room(self, bursts: int) -> int:
-        """How many packets it may be sent now."""
-        if not self.ready or len(self.window) >= bursts:
-            return 0
-        return max(self.credit - self.packets, 0)
-
-    def hello(self) -> None:
-        """Asks how far it is. Its answer counts all that was sent before."""
-        self.turn += 1
-        self.asked, self.counted = time.monotonic(), self.newest
-        oldest = self.window[0].number if self.window else self.newest + 1
-        hello = Message(messages.HELLO, self.sender, self.newest, oldest, self.turn)
-        if not self.pass_on(hello.packed(), self.path):
-            self.asked += SOON_S - ASK_S
-
-    def send(self, sent: Sent, packed: Packed | None = None) -> None:
-        """Sends a burst, which may be packed already. Without a connection it is lost, and a
-        WELCOME will not count it."""
-        shipment = sent.shipment
-        flags = sent.flags | (messages.DOUBTFUL if shipment.doubtful else 0)
-        head = Message(messages.BURST, self.sender, sent.number, 0, 0, flags, shipment.batch.n)
-        table, data = packed or shipment.batch.packed()
-        sent.flags |= messages.AGAIN
-        sent.at = self.moved = time.monotonic()
-        self.pass_on(head.packed() + table, data)
-
-    def pass_on(self, head: bytes, rest: bytes | Buffer) -> bool:
-        """Sends a message. False if there is no connection."""
-        try:
-            self.sock.send(head, MORE)
-            self.sock.send(rest, NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    def new_life(self) -> None:
-        """Begins again as another sender, after its bursts were given to others."""
-        self.sender, self.newest, self.packets = _new_sender(), 0, 0
-        self.window.clear()
-        self.ready = False
 
 
 class Sender(Link):
@@ -139,7 +46,7 @@ class Sender(Link):
         try:
             with sockets.context() as ctx:
                 for to in self.options.remotes:
-                    sender = _new_sender()
+                    sender = new_sender()
                     sock, monitor = sockets.dealer(ctx, self.options, to, sender)
                     away = time.monotonic()
                     self._outlets.append(
@@ -170,12 +77,12 @@ class Sender(Link):
                 self._listen()  # seldom, while there is room
                 room = self._room()
             sent = False
-            if room and not ended:
+            if room and (self._taken or not ended):
                 try:
                     sent = self._take_and_send(source, room)
                 except errors.ShutDown:
                     ended = True
-            if ended and not self._unacknowledged():
+            if ended and not self._taken and not self._unacknowledged():
                 raise errors.ShutDown("the queue was shut down")
             if not sent:
                 self._wait(source, bool(room) and not ended)
@@ -207,7 +114,7 @@ class Sender(Link):
         if found is None:
             return False
         batch, packed = found
-        largest = min(one.largest for one in self._outlets)
+        largest = min(one.largest for one in self._outlets if one.ready)
         if len(packed[1]) > largest:  # it has one packet: a burst is smaller
             self._return(
                 batch, f"a packet has {len(packed[1])} bytes; the receiver takes {largest}"
@@ -361,9 +268,8 @@ class Sender(Link):
             if sent.number == number:
                 batch = sent.shipment.batch
                 one.packets -= batch.n
-                sent.shipment = Shipment(
-                    Batch(Samples(), 0), 0, 2
-                )  # is acknowledged, frees nothing
+                # It will be acknowledged, and frees nothing then.
+                sent.shipment = Shipment(Batch(Samples(), 0), 0, 2)
                 if batch.n > 1 and not self._to_all:  # the others may have room there
                     self._taken += batch.singles()
                 else:
@@ -417,9 +323,3 @@ class Sender(Link):
         for batch in [*(one.batch for one in left.values()), *self._taken]:
             batch.give_back()
         self.figures.unacknowledged = 0
-
-
-def _new_sender() -> bytes:
-    """Returns the id of a new sender. Its first byte is not zero, as ZeroMQ demands, nor is one of
-    its halves."""
-    return b"".join(b"\x01" + os.urandom(7) for _ in range(SENDER // 8))

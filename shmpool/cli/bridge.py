@@ -17,7 +17,7 @@ from . import needs_extra
     help="TOML file with the links; docs/bridge.md describes it.",
 )
 @click.option("--socket", help="Path of the daemon's socket. [as for shmpool daemon]")
-@click.option("--with-parent", is_flag=True, hidden=True)  # ends with the daemon
+@click.option("--with-parent", type=int, hidden=True)  # ends with the daemon
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @click.option(
     "--make-keys",
@@ -25,7 +25,11 @@ from . import needs_extra
     help="Write new CURVE keys into this file, print the public one, and exit.",
 )
 def command(
-    config: Path | None, socket: str | None, with_parent: bool, check: bool, make_keys: Path | None
+    config: Path | None,
+    socket: str | None,
+    with_parent: int | None,
+    check: bool,
+    make_keys: Path | None,
 ) -> None:
     """Runs links to other machines in the foreground until SIGTERM or Ctrl-C.
 

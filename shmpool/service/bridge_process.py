@@ -8,6 +8,7 @@ A bridge that ends is started again. If the daemon is killed its bridge ends too
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -50,7 +51,7 @@ class BridgeProcess:
 
     async def _run(self, config: Path) -> None:
         command = [sys.executable, "-m", "shmpool", "bridge", "--config", str(config)]
-        command += ["--socket", str(self._socket), "--with-parent"]
+        command += ["--socket", str(self._socket), "--with-parent", str(os.getpid())]
         pause = PAUSE_S[0]
         while True:
             began = time.monotonic()
