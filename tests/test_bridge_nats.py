@@ -438,6 +438,23 @@ def test_a_queue_that_is_shut_down(
     assert [b"%d" % i for i in range(300)] == got(there, 300)
 
 
+def test_a_pool_that_is_replaced(
+    server: Server, make_pool: MakePool, run_link: Run, eventually: Eventually
+) -> None:
+    """Within a second both ends are at the pools that have the names now."""
+    first = [make_pool(capacity=128) for _ in range(2)]
+    queues = [pool.create_queue("work", capacity=16, on_death="requeue") for pool in first]
+    run_link(sends(queues[0], server))
+    run_link(receives(queues[1], server))
+    queues[0].send(b"old")
+    assert [b"old"] == got(queues[1], 1)
+    pools = [make_pool(name=pool.name, replace=True, capacity=128) for pool in first]
+    queues = [pool.create_queue("work", capacity=16, on_death="requeue") for pool in pools]
+    eventually(lambda: all(len(pool.members()) > 1 for pool in pools))
+    queues[0].send(b"new")
+    assert [b"new"] == got(queues[1], 1)
+
+
 def test_a_link_that_ends_without_an_answer(
     server: Server, pools: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run_link: Run,
     eventually: Eventually,

@@ -74,6 +74,7 @@ class _NatsLink(Link):
                     if time.monotonic() - began > STEADY_S:
                         pause = PAUSE_S[0]
                 self.stop.check()
+                self.refuse_replaced()
                 self.figures.reconnects += 1
                 with contextlib.suppress(TimeoutError):  # not all links at the same instant
                     await asyncio.wait_for(ending.wait(), uniform(pause / 2, pause))

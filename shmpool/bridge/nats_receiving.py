@@ -159,12 +159,13 @@ class Receiving:
         self._turn.set()
 
     async def _keep(self, seconds: float) -> None:
-        """Tells the server that what is here is being worked on, while the queue is full, and
-        refreshes the ledger."""
+        """Tells the server that what is here is being worked on, while the queue is full; keeps the
+        ledger fresh, and asks whether the pool is still the one of that name."""
         told = time.monotonic()
         while True:
             await asyncio.sleep(min(seconds, 0.5))
             self._ledger.refresh()
+            self._link.refuse_replaced()
             if time.monotonic() - told >= seconds:
                 told = time.monotonic()
                 for msg in list(self._held):

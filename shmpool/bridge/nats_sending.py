@@ -196,6 +196,7 @@ class Sending:
         """Publishes again what is not acknowledged in time."""
         while True:
             await asyncio.sleep(SCAN_S)
+            self._link.refuse_replaced()
             now = time.monotonic()
             for sent in [one for one in self._unacked.values() if one.due <= now]:
                 if sent.number in self._unacked:
