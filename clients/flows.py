@@ -5,8 +5,7 @@ One process receives packets of an interface or a file, hashes their flows and s
 over the workers' queues, so that both directions of a flow come to one worker. A worker has a table
 of its flows. They are written as CSV or JSON, a line for each flow and direction, as NetFlow has
 them: a flow without a packet for --inactive seconds, and what a flow had when it is --active
-seconds old; the others at the end. No Python for a packet: headers are columns, and a burst's
-packets are summed by flow in numpy before the table is touched.
+seconds old; the others at the end. No Python for a packet: numpy sums a burst's columns by flow.
 
 Time is that of the packets. A worker whose queue is full delays nobody: at an interface its packets
 are dropped and counted.

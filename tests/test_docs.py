@@ -165,8 +165,8 @@ def test_make_help_names_every_target() -> None:
         ["make", "-s", "help"], capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE_S
     )
     assert (0, "") == (done.returncode, done.stderr)
-    named = set(re.findall(r"(?<=make )[a-z-]+|bench-[a-z-]+", done.stdout))
-    targets = set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, re.MULTILINE))
+    named = set(re.findall(r"(?<=make )[a-z0-9-]+|bench-[a-z-]+", done.stdout))
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):(?!=)", makefile, re.MULTILINE))
     assert targets == set(phony.replace("\\", "").split())
     assert set() == targets - named - {"all"}
 
