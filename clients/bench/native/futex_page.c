@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * futex_page.c - measures what two processes that share nothing but a page pay for it in the
- * kernel: make futex_page && build/gcc/futex_page
+ * kernel: make bench-futex-page
  *
  * Each process, on a core of its own, calls futex(FUTEX_WAKE) on its own word, where nobody sleeps.
  * The words lie in one page of a shared file, on different cache lines, or in two pages. The kernel
