@@ -23,7 +23,7 @@ import shmpool
 from shmpool.net import CaptureError
 from shmpool.net import packets as read_packets
 
-from .flows import LINK, Tally
+from .tally import LINK, Tally
 
 CAPTURE = Path(__file__).resolve().parent.parent / "tests" / "data" / "mixed.pcap"
 TIMEOUT = 300.0  # s: a worker that receives nothing for so long exits

@@ -14,7 +14,7 @@ import pytest
 from captures import ETHERNET, OTHER, RAW, Section, ethernet, pcap, udp4, udp6
 from conftest import MakePool
 
-from clients.flows import LINKS, Tally
+from clients.tally import LINKS, Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
