@@ -59,7 +59,9 @@ FIELDS = {
     "LaneStats": "depth capacity enqueued dequeued lost",
     "Letter": "queue position index length payload redelivered origin timestamp mark flow_hash",
     "Member": "number pid tid attached_ns cached held operation dead counters",
-    "PoolStats": "pool at buffers queues topics recoveries alarms",
+    "LinkStats": "name pid pool source target sends state since why bursts packets bytes window "
+    "unacknowledged oldest_s lag reconnects doubled redelivered returned down_s lag_s",
+    "PoolStats": "pool at buffers queues topics recoveries alarms links",
     "PoolSummary": "name watched capacity buffer_size created free cached held queued queues "
     "topics members reserved alarms trouble",
     "Pruned": "removed left",
@@ -78,8 +80,8 @@ FIELDS = {
     "TopicStats": "name depth published kept waiting subscribers",
     "Trimmed": "bytes",
 }
-# Print no figures: a full screen, text for other programs, results in a file.
-WITHOUT = {"top", "completion", "demo", "config-example", "systemd-unit", "bench"}
+# Print no figures: a full screen, text for other programs, results in a file, a log.
+WITHOUT = {"top", "completion", "demo", "config-example", "systemd-unit", "bench", "bridge"}
 
 
 def answers_of(command: str) -> tuple[Any, ...]:

@@ -11,6 +11,8 @@ STEPS: dict[AlarmKind, str] = {
     "queue-full": "shmpool members {pool} shows whether its consumers run; or start more of them",
     "topic-blocked": "shmpool stats {pool} shows who is behind: let it go on, or end it",
     "held-long": "shmpool holders {pool} names the thread; if its process is ended, they come back",
+    "link-down": "shmpool stats {pool} shows why: start the other side, or mend the way to it",
+    "link-lags": "shmpool stats {pool}, there: its queue is full, or its pool, or the way is slow",
     "stopped": "let the process go on (kill -CONT), or end it: its buffers come back",
 }
 
