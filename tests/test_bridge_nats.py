@@ -412,10 +412,15 @@ def test_receivers_compete_or_all_get_everything(
         made["here"].send(payload)
         made["there"].send(payload)
     shared: list[bytes] = []
-    while len(shared) < 200:
+    while len(set(shared)) < 200:
         for name in ("a", "b"):
-            with contextlib.suppress(shmpool.Empty):
-                shared += made[name].recv_many(200, timeout=0.02)
+            with (
+                contextlib.suppress(shmpool.Empty),
+                made[name].get_many(200, timeout=0.02) as burst,
+            ):
+                for buf in burst:  # what a receiver was too slow to acknowledge comes twice, marked
+                    if bytes(buf) not in shared or not buf.redelivered:
+                        shared.append(bytes(buf))
     assert sorted(sent) == sorted(shared)
     assert sent == got(made["c"], 200)
     assert sent == got(made["d"], 200)
