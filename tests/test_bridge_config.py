@@ -8,6 +8,8 @@ from shmpool.service.config import ConfigError, parse
 
 SENDS = 'from = "rx/work"\nto = "zmq://far:5555/rx/work"\n'
 RECEIVES = 'from = "zmq://*:5555/rx/work"\nto = "rx/work"\n'
+OVER_NATS = 'from = "rx/work"\nto = "nats://far:4222/work"\n'
+FROM_NATS = 'from = "nats://far:4222/work"\nto = "rx/work"\n'
 KEY = "k" * 40
 
 
@@ -68,6 +70,15 @@ def test_several_receivers() -> None:
         ('from = "rx/work"\nto = []', "it must name from 1 to 16 receivers"),
         ('from = "rx/work"\nto = ["zmq://a:1/x", "zmq://a:1/x"]', "a receiver is named twice"),
         ('from = "rx/work"\nto = "zmq://*:1/x"', "it must name the receiver's host"),
+        ('from = "nats://*:4222/work"\nto = "rx/work"', "it must name the server's host"),
+        ('from = "nats://[*]:4222/work"\nto = "rx/work"', "it must name the server's host"),
+        ('from = "rx/work"\nto = "nats://*:4222/work"', "it must name the receiver's host"),
+        (OVER_NATS + f'key_file = "/k"\npeer_key = "{KEY}"', "it is only for links over zmq://"),
+        (
+            FROM_NATS + f'key_file = "/k"\nallow_keys = ["{KEY}"]',
+            "it is only for links over zmq://",
+        ),
+        (SENDS + f'key_file = "/k"\npeer_key = "{KEY}"\nallow_keys = ["{KEY}"]', "has peer_key"),
         (SENDS + 'peer_key = "short"', "40 characters of Z85"),
         (SENDS + f'peer_key = "{KEY}"', "key_file: it is missing"),
         (SENDS + 'key_file = "/k"', "peer_key: it is missing"),

@@ -219,6 +219,10 @@ def _wrong_ends(link: LinkOptions) -> Iterator[tuple[str, str]]:
         yield "to", "a receiver is named twice"
     elif any(one.host == "*" for one in targets if isinstance(one, Remote)):
         yield "to", "it must name the receiver's host; only from may be an address with *"
+    elif isinstance(source, Remote) and (source.scheme, source.host) == ("nats", "*"):
+        yield "from_", "it must name the server's host: a link connects to it to receive, too"
+    elif isinstance(source, Local) and "zmq" in schemes and link.allow_keys:
+        yield "allow_keys", "only a link that receives has it; one that sends has peer_key"
     elif isinstance(source, Remote) and link.peer_key is not None:
         yield "peer_key", "only a link that sends has it; one that receives has allow_keys"
     elif link.key_file is None and (link.peer_key is not None or link.allow_keys):
@@ -239,6 +243,9 @@ def _wrong_nats(link: LinkOptions) -> Iterator[tuple[str, str]]:
     if not STREAM.fullmatch(over[0].path):
         end = "to" if isinstance(link.source, Local) else "from_"
         yield end, "it must end in a stream's name: up to 64 letters, digits, - and _"
+    for key in ("key_file", "peer_key", "allow_keys"):
+        if getattr(link, key):
+            yield key, "it is only for links over zmq://; [link.nats] has tls"
     for option, demand in nats_refusals(link.nats, link.receivers == "all" and not link.sends):
         yield f"nats.{option}", demand
 
