@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of a bridge: packets as bytes, the ledger, both ends of a ZeroMQ link in one process."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -24,7 +25,9 @@ from shmpool.bridge.ends import Batch, Refused, Target, source_of
 from shmpool.bridge.ledger import ENTRIES, Ledger
 from shmpool.bridge.link import Link, link_of
 from shmpool.bridge.packing import RECORD, BadMessage, checked, fitting, pack, unpack
+from shmpool.bridge.process import stats_of
 from shmpool.bridge.stopping import Ending, Stop
+from shmpool.service.links import down
 from tests.bridge_storm import free_port
 
 Run = Callable[..., Link]
@@ -225,17 +228,83 @@ def test_a_link_moves_packets(make_pool: MakePool, run: Run, eventually: Eventua
     assert here.stats().held == 0
 
 
-def test_a_queue_that_is_shut_down(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
-    """What is in it still arrives, and then the link has ended."""
+def made_again(pool: shmpool.Pool) -> shmpool.Pool:
+    """Another pool of the same name, as a program that starts again makes it. The caller closes
+    it, and its name goes with the first pool's."""
+    found = shmpool.Pool.create(pool.name, buffer_size=64, capacity=1024, replace=True)
+    found.create_queue("work", capacity=256, on_death="requeue")
+    found.create_topic("ticks", depth=64)
+    return found
+
+
+@pytest.mark.parametrize("name", ["work", "ticks"])
+def test_a_source_that_is_shut_down(
+    make_pool: MakePool, run: Run, eventually: Eventually, name: str
+) -> None:
+    """What is in it still arrives. Then the link is down, which is an alarm, until a program has
+    made it again."""
+    here, there = ends(make_pool)
+    here.create_topic("ticks", depth=64)
+    incoming, address = there.queue("work"), f"zmq://127.0.0.1:{free_port()}/x"
+    run(address, f"{there.name}/work")
+    n = 20 if name == "work" else 0
+    if n:
+        here.queue("work").send_many([b"%d" % i for i in range(n)])
+        here.queue("work").shutdown()
+    sender = run(f"{here.name}/{name}", address, burst_bytes=1024)
+    if not n:
+        eventually(lambda: sender.figures.state == "up")
+        here.topic("ticks").shutdown()
+    eventually(lambda: "was shut down" in sender.figures.why)
+    assert (n, 0) == (len(incoming), here.stats().held)
+    alarm = down(stats_of(sender), sender.figures.since + 5)
+    assert f"down for more than 5 s: {here.name}/{name} was shut down" in alarm
+    with made_again(here) as again:
+        eventually(lambda: sender.figures.state == "up")
+        (again.queue("work") if n else again.topic("ticks")).send(b"new")
+        assert b"new" == [incoming.recv(30) for _ in range(n + 1)][-1]
+        eventually(lambda: sender.figures.packets == n + 1)
+
+
+def test_a_target_that_is_shut_down(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+    """The link is down, which is an alarm, until a program has made it again. What was put into it
+    before is not put again, and all else arrives."""
     here, there = ends(make_pool)
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    here.queue("work").send_many([b"%d" % i for i in range(20)])
-    here.queue("work").shutdown()
-    run(address, f"{there.name}/work")
-    sender = run(f"{here.name}/work", address, burst_bytes=1024)
-    eventually(lambda: sender.figures.state == "ended")
-    assert 20 == len(there.queue("work"))
-    assert here.stats().held == 0
+    receiver = run(address, f"{there.name}/work")
+    sender = run(f"{here.name}/work", address)
+    here.queue("work").send(b"first")
+    assert b"first" == there.queue("work").recv(30)
+    eventually(lambda: sender.figures.packets == 1)
+    there.queue("work").shutdown()
+    here.queue("work").send(b"second")
+    eventually(lambda: "was shut down" in receiver.figures.why)
+    alarm = down(stats_of(receiver), receiver.figures.since + 5)
+    assert f"down for more than 5 s: {there.name}/work was shut down" in alarm
+    with made_again(there) as again:
+        assert b"second" == again.queue("work").recv(30)
+    eventually(lambda: ("up", 2) == (sender.figures.state, sender.figures.packets))
+
+
+def test_a_link_that_fails(make_pool: MakePool, eventually: Eventually) -> None:
+    """Whatever ends the work of a link, the link is down, and begins again."""
+    here, _ = ends(make_pool)
+    failures: list[BaseException] = [asyncio.CancelledError(), SystemExit(3), KeyError("x")]
+
+    class Fails(Link):
+        def work(self, pool: shmpool.Pool) -> None:
+            if failures:
+                raise failures.pop()
+            self.up()
+            self.stop.wait(30)
+
+    link = Fails(LinkOptions(f"{here.name}/work", "zmq://127.0.0.1:9/x", name="fails"))
+    assert "" == link.figures.why
+    link.start()
+    eventually(lambda: link.figures.state == "up")
+    link.end()
+    assert link.join(30)
+    assert [] == failures
 
 
 def test_topics_travel(make_pool: MakePool, run: Run, eventually: Eventually) -> None:

@@ -115,11 +115,14 @@ class QueueSource(Source):
     """Takes from a queue that requeues."""
 
     def __init__(self, queue: AlfQueue) -> None:
+        """Refused: it loses what a dead consumer had taken. ShutDown: nothing comes any more."""
         if queue.on_death != "requeue":
             raise Refused(
                 f"queue {queue.pool.name}/{queue.name} has on_death {queue.on_death!r}; what a "
                 'bridge sends must have on_death="requeue", or it is lost with the bridge'
             )
+        if queue.ended and not len(queue):
+            raise errors.ShutDown(f"queue {queue.name!r} was shut down, and is empty")
         self._queue = queue
 
     def take(self, most: int) -> Batch | None:
@@ -154,6 +157,9 @@ class TopicSource(Source):
     """Takes from a topic, and holds its publishers up while the link is full."""
 
     def __init__(self, topic: Topic) -> None:
+        """ShutDown: nothing comes any more."""
+        if topic.ended:
+            raise errors.ShutDown(f"topic {topic.name!r} was shut down")
         self._subscriber: Subscriber = topic.subscribe(policy="block")
 
     def take(self, most: int) -> Batch | None:
@@ -185,7 +191,7 @@ class TopicSource(Source):
 
 
 def source_of(pool: Pool, name: str) -> Source:
-    """Returns the queue or topic of that name. QueueNotFound, Refused."""
+    """Returns the queue or topic of that name. QueueNotFound, Refused, ShutDown."""
     found = _find(pool, name)
     return QueueSource(found) if isinstance(found, AlfQueue) else TopicSource(found)
 
@@ -202,8 +208,10 @@ class Target:
     """A queue or a topic that packets are put into. For one thread."""
 
     def __init__(self, pool: Pool, name: str) -> None:
-        """QueueNotFound."""
+        """QueueNotFound. ShutDown: nothing can be put there."""
         self._pool, self._to = pool, _find(pool, name)
+        if self._to.ended:
+            raise errors.ShutDown(f"{name!r} was shut down")
         capacity = pool.geometry.capacity
         if isinstance(self._to, AlfQueue):
             self._most = min(self._to._bulk, max(capacity // 2, 1))

@@ -76,8 +76,9 @@ class Link(ABC):
         """Moves packets until self.stop is set, in the link's thread.
 
         Calls self.up() and self.down(). What it took and the other side does not have it returns to
-        the queue before it ends. An exception of shmpool, or OSError, is said in the figures, and
-        the link begins again after a pause.
+        the queue before it ends. Whatever it raises is said in the figures, and the link begins
+        again after a pause. ShutDown: its queue or topic was shut down, and all that was in it is
+        on the other side.
         """
 
     def start(self) -> None:
@@ -127,12 +128,11 @@ class Link(ABC):
                     self.work(pool)
             except Ending:
                 break
-            except errors.ShutDown:
-                self._say("ended", "its queue was shut down")
-                return
+            except errors.ShutDown:  # the next pool of that name may have another
+                self._say("down", f"{self.options.local} was shut down")
             except (errors.ShmpoolError, OSError) as error:
                 self._say("down", str(error))
-            except Exception as error:
+            except BaseException as error:  # also CancelledError: no link ends without an alarm
                 log.exception("link %s", self.options.shown)
                 self._say("down", repr(error))
             if time.monotonic() - began > PAUSE_S[1]:

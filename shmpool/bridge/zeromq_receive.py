@@ -6,6 +6,7 @@ acknowledgement tells the sender, which frees its own. A kill between the first 
 flagged; between the last two the ledger says that it is there.
 """
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -59,16 +60,14 @@ class Receiver(Link):
         self._complained = 0.0
         self._ack_every = max(min(ACK_EVERY, self.options.window // 2), 1)
         self._largest = max(pool.geometry.room, MESSAGE_LEAST)
-        most = self._largest
-        with sockets.context() as ctx, sockets.router(ctx, self.options, at, most) as sock:
-            self._sock, self._path = sock, at.path
-            target = self._target = Target(pool, self.options.local.name)
-            ledger = self._ledger = Ledger(pool, _address(at), self.stop)
-            try:
-                self._receive(sock)
-            finally:
-                ledger.close()
-                target.close()
+        self._path = at.path
+        with (  # first where to put: without it no sender gets a connection
+            contextlib.closing(Target(pool, self.options.local.name)) as self._target,
+            sockets.context() as ctx,
+            sockets.router(ctx, self.options, at, self._largest) as self._sock,
+            contextlib.closing(Ledger(pool, _address(at), self.stop)) as self._ledger,
+        ):
+            self._receive(self._sock)
 
     def _receive(self, sock: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()

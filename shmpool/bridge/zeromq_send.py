@@ -53,7 +53,11 @@ class Sender(Link):
                         Outlet(to, sock, monitor, sender, to.path.encode(), away=away)
                     )
                 self._pollers(source)
-                self._send_until_stop(source)
+                try:
+                    self._send_until_stop(source)
+                finally:  # also before it begins again: no room is kept free for it
+                    for one in self._outlets:
+                        one.pass_on(Message(messages.BYE, one.sender).packed(), b"")
         finally:
             self._give_back()
             source.close()
@@ -90,8 +94,6 @@ class Sender(Link):
         while self._unacknowledged() and time.monotonic() < deadline:
             self._listen()
             time.sleep(0.001)
-        for one in self._outlets:
-            one.pass_on(Message(messages.BYE, one.sender).packed(), b"")
 
     def _wait(self, source: Source, may_take: bool) -> None:
         self._note_figures()
