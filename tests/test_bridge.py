@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -19,18 +21,106 @@ import shmpool
 
 pytest.importorskip("zmq", reason="shmpool[bridge] is not installed")
 
-from shmpool.bridge import keys
+import zmq
+
+from shmpool.bridge import keys, messages
 from shmpool.bridge.config import LinkOptions
 from shmpool.bridge.ends import Batch, Refused, Target, source_of
 from shmpool.bridge.ledger import ENTRIES, Ledger
 from shmpool.bridge.link import Link, link_of
+from shmpool.bridge.messages import Message
 from shmpool.bridge.packing import RECORD, BadMessage, checked, fitting, pack, unpack
 from shmpool.bridge.process import stats_of
 from shmpool.bridge.stopping import Ending, Stop
+from shmpool.bridge.zeromq_outlet import new_sender
 from shmpool.service.links import down
 from tests.bridge_storm import free_port
 
 Run = Callable[..., Link]
+
+
+class SenderByHand:
+    """A sender that says what the test says."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._id, self._turn, self._sent = port, new_sender(), 0, False
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[zmq.Socket[bytes]]:
+        with zmq.Context() as ctx, ctx.socket(zmq.DEALER) as sock:
+            sock.linger, sock.rcvtimeo = 0, 60_000
+            sock.setsockopt(zmq.ROUTING_ID, self._id)
+            sock.connect(f"tcp://127.0.0.1:{self._port}")
+            yield sock
+
+    def hello(self, sock: zmq.Socket[bytes], newest: int) -> int:
+        """Says HELLO. Returns how far the receiver is."""
+        self._turn += 1
+        hello = Message(messages.HELLO, self._id, newest, 1, self._turn)
+        sock.send_multipart([hello.packed(), b"x"])
+        kind, last = self.answer(sock)
+        assert messages.WELCOME == kind
+        return last
+
+    def send(self, sock: zmq.Socket[bytes], number: int, n: int, table: bytes, data: bytes) -> None:
+        """Sends a burst of n packets."""
+        head = Message(messages.BURST, self._id, number, 0, 0, 0, n)
+        sock.send_multipart([head.packed() + table, data])
+
+    def answer(self, sock: zmq.Socket[bytes]) -> tuple[int, int]:
+        """The next answer, but no ACK of less than two bursts: its kind and number."""
+        while True:
+            message = messages.message_of(sock.recv())
+            if (message.kind, message.number) not in ((messages.ACK, 0), (messages.ACK, 1)):
+                return message.kind, message.number
+
+
+class ReceiversByHand:
+    """Receivers that take nothing, and say what the test says besides WELCOME."""
+
+    def __init__(self, n: int, largest: int = 4 << 20) -> None:
+        self._ports, self._largest = [free_port() for _ in range(n)], largest
+        self.addresses = [f"zmq://127.0.0.1:{port}/x" for port in self._ports]
+        self._routes = [b""] * n
+
+    def __enter__(self) -> Self:
+        self._ctx, self._poller = zmq.Context(), zmq.Poller()
+        self._socks = [self._ctx.socket(zmq.ROUTER) for _ in self._ports]
+        self._found: list[deque[Message]] = [deque() for _ in self._ports]
+        for port, sock in zip(self._ports, self._socks, strict=True):
+            sock.bind(f"tcp://127.0.0.1:{port}")
+            self._poller.register(sock, zmq.POLLIN)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ctx.destroy(linger=0)
+
+    def burst(self, i: int = 0) -> tuple[int, int, int]:
+        """The next burst for number i: its number, how many packets it has, and its flags. Says
+        WELCOME to each HELLO."""
+        while not self._found[i]:
+            ready = dict(self._poller.poll(60_000))
+            assert ready, "no burst came"
+            for j, sock in enumerate(self._socks):
+                if sock in ready:
+                    self._take(j)
+        message = self._found[i].popleft()
+        return message.number, message.packets, message.flags
+
+    def _take(self, j: int) -> None:
+        self._routes[j], head, *_ = self._socks[j].recv_multipart()
+        message = messages.message_of(head)
+        if message.kind == messages.BURST:
+            assert message.packets * RECORD == len(head) - messages.HEAD
+            self._found[j].append(message)
+        elif message.kind == messages.HELLO:
+            self.say(messages.WELCOME, 0, j, message.turn)
+
+    def say(self, kind: int, number: int = 0, i: int = 0, turn: int = 0) -> None:
+        """Says something to the sender, as number i."""
+        route = self._routes[i]
+        message = Message(kind, route, number, 64, turn, 0, self._largest)
+        self._socks[i].send_multipart([route, message.packed()])
 
 
 @pytest.fixture
@@ -392,6 +482,57 @@ def test_a_packet_that_has_no_room_there(
     assert 3 == sender.figures.returned
 
 
+def test_a_rejection_that_is_lost(make_pool: MakePool, run: Run) -> None:
+    """A burst with a packet that the pool never has room for is not taken. A sender that does not
+    get to know is told so again, and can send the other packets."""
+    here, there = make_pool(buffer_size=65536, capacity=64), make_pool(buffer_size=64, capacity=128)
+    work = there.create_queue("work", capacity=64)
+    port = free_port()
+    run(f"zmq://127.0.0.1:{port}/x", f"{there.name}/work")
+    with here.alloc_many(3) as burst:
+        burst.lengths = [1, 65536, 2]
+        table, data = pack(burst[:])
+    hands = SenderByHand(port)
+    for turn in (1, 2):  # the first one behaves as if it had not read the rejection
+        with hands.connection() as sock:
+            assert 0 == hands.hello(sock, turn - 1)
+            hands.send(sock, 1, 3, table, bytes(data))
+            assert (messages.REJECTED, 1) == hands.answer(sock)
+            if turn == 2:
+                hands.send(sock, 1, 0, b"", b"")
+                hands.send(sock, 2, 1, table[:RECORD], b"a")
+                assert (messages.ACK, 2) == hands.answer(sock)
+    assert [(b"a", 0)] == [(m.payload, m.redelivered) for m in work.peek(64)]
+
+
+@pytest.mark.parametrize("receivers", ["competing", "all"])
+def test_what_was_in_a_burst_that_is_rejected(
+    make_pool: MakePool, run: Run, eventually: Eventually, receivers: str
+) -> None:
+    """Its number comes again without packets, and they come behind it, each alone. To a receiver
+    that may have put them, as it has not rejected them, they are marked."""
+    here, _ = ends(make_pool)
+    here.queue("work").send_many([b"one", b"two", b"three"])
+    n = 1 + (receivers == "all")
+    marked = messages.DOUBTFUL * (receivers == "all")
+    with ReceiversByHand(n) as hands:
+        sender = run(f"{here.name}/work", hands.addresses, receivers=receivers)
+        assert [(1, 3, 0)] * n == [hands.burst(i) for i in range(n)]
+        hands.say(messages.REJECTED, 1)
+        assert (1, 0, messages.AGAIN) == hands.burst()
+        assert [(i, 1, marked) for i in (2, 3, 4)] == [hands.burst() for _ in range(3)]
+        if n == 2:
+            assert [(i, 1, marked) for i in (2, 3, 4)] == [hands.burst(1) for _ in range(3)]
+            hands.say(messages.WHO, i=1)  # it has lost all of them
+            again = [(i, i > 1, messages.AGAIN | marked * (i > 1)) for i in (1, 2, 3, 4)]
+            assert again == [hands.burst(1) for _ in range(4)]
+        for i in range(n):
+            hands.say(messages.ACK, 4, i)
+        eventually(lambda: sender.figures.packets == 3)
+    assert (3, 0, 0) == (sender.figures.bursts, sender.figures.returned, sender.figures.reconnects)
+    assert 0 == here.stats().held + len(here.queue("work"))
+
+
 def test_a_message_that_no_receiver_takes(
     make_pool: MakePool, run: Run, eventually: Eventually
 ) -> None:
@@ -453,8 +594,6 @@ def test_keys(make_pool: MakePool, run: Run, eventually: Eventually, tmp_path: P
 
 def test_strangers_at_the_port(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
     """Bytes of any kind, and messages that no bridge sends, change nothing for a link."""
-    import zmq
-
     here, there = ends(make_pool)
     port = free_port()
     receiver = run(f"zmq://127.0.0.1:{port}/x", f"{there.name}/work")

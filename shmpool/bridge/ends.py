@@ -39,6 +39,7 @@ class Batch:
 
     packets: Burst | Samples
     n: int
+    doubtful: bool = False  # another receiver may have put them
 
     def packed(self) -> Packed:
         """Returns the packets' table, and their bytes, or the buffer that has them."""
@@ -46,10 +47,12 @@ class Batch:
 
     def split(self, n: int) -> tuple["Batch", "Batch"]:
         """Moves the first n packets, of more, into one batch and the others into another."""
+        left, doubtful = self.n - n, self.doubtful
         if isinstance(self.packets, Burst):
             first = self.packets[:n]
-            return Batch(first, n), Batch(self.packets, self.n - n)
-        return Batch(Samples(self.packets[:n]), n), Batch(Samples(self.packets[n:]), self.n - n)
+            return Batch(first, n, doubtful), Batch(self.packets, left, doubtful)
+        ours, rest = Samples(self.packets[:n]), Samples(self.packets[n:])
+        return Batch(ours, n, doubtful), Batch(rest, left, doubtful)
 
     def singles(self) -> list["Batch"]:
         """Moves each packet into a batch of its own."""

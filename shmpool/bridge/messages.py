@@ -8,6 +8,7 @@
                                        ACK last, credit
                                        WHO: it does not know the sender, or has missed a burst
                                        REJECTED number, text: the pool never has room for a packet
+                                       of that burst, of which nothing was put or noted
                                        REFUSED text
     BYE                                it ends
 
@@ -15,7 +16,10 @@ A sender is one life of one link: a new one gets a new id and begins with number
 number of its last burst that the receiver has put and noted; what is up to it is not put again.
 credit is how many packets may be on their way beyond last, largest the most bytes of a message. A
 HELLO comes behind all bursts that were sent before it, so what its WELCOME does not count was lost,
-and is sent again.
+or refused, and is sent again. A burst that was rejected is sent again without packets.
+
+Any answer may be lost. Each is repeated: WELCOME and REFUSED at the next HELLO, which comes until
+there is an answer, ACK with the next one and in WELCOME, WHO and REJECTED when bursts come again.
 """
 
 import struct

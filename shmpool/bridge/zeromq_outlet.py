@@ -27,7 +27,8 @@ class Shipment:
     batch: Batch
     size: int  # bytes of its packets
     to: int  # receivers that have not acknowledged it
-    doubtful: bool = False  # a receiver that went away may have it
+    doubtful: bool = False  # another receiver may have it
+    resent: bool = False  # a receiver that was killed may have put it; the next one knows
 
 
 @dataclass
@@ -78,6 +79,12 @@ class Outlet:
         hello = Message(messages.HELLO, self.sender, self.newest, oldest, self.turn)
         if not self.pass_on(hello.packed(), self.path):
             self.asked += SOON_S - ASK_S
+
+    def ask_again(self) -> None:
+        """Asks how far it is, because it did not take a burst. Nothing is sent until it says so."""
+        if self.ready:
+            self.ready, self.away = False, time.monotonic()
+            self.hello()
 
     def send(self, sent: Sent, packed: Packed | None = None) -> None:
         """Sends a burst, which may be packed already. Without a connection it is lost, and a

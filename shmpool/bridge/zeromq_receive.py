@@ -41,7 +41,6 @@ SENDERS_MAX = 120  # connected at once: fewer than the ledger knows
 class Session:
     """One sender, as long as it is heard of."""
 
-    route: bytes  # where answers go
     last: int  # the number of the last burst that was put
     heard: float
     unknown_until: int = 0  # bursts up to this may have been put before the ledger knew the sender
@@ -89,56 +88,55 @@ class Receiver(Link):
         """Reads one message. Returns False if there is none."""
         sock = self._sock
         try:
-            route = sock.recv(NOBLOCK)
+            sock.recv(NOBLOCK)  # the route: answers go to the sender's newest connection
         except zmq.Again:
             return False
         frames = [sock.recv(copy=False)]  # a route is never alone
         while frames[-1].more:
             frames.append(sock.recv(copy=False))
         try:
-            self._handle(route, frames)
+            self._handle(frames)
         except BadMessage as error:
             self._complain(str(error))
         return True
 
-    def _handle(self, route: bytes, frames: list[zmq.Frame]) -> None:
+    def _handle(self, frames: list[zmq.Frame]) -> None:
         head = frames[0].buffer
         message = messages.message_of(head)
         session = self._sessions.get(message.sender)
         if message.kind == messages.HELLO:
-            self._welcome(route, message, bytes(frames[1].buffer) if len(frames) > 1 else b"")
+            self._welcome(message, bytes(frames[1].buffer) if len(frames) > 1 else b"")
         elif session is None:
             if len(self._sessions) < SENDERS_MAX:
-                self._send(route, Message(messages.WHO, message.sender))
+                self._send(Message(messages.WHO, message.sender))
         elif message.kind == messages.BYE:
             del self._sessions[message.sender]
             self._note_state()
         elif message.kind == messages.BURST and len(frames) == 2:
-            session.route, session.heard = route, time.monotonic()
+            session.heard = time.monotonic()
             self._burst(session, message, head[messages.HEAD :], frames[1].buffer)
         else:
             raise BadMessage(f"a message of kind {message.kind} with {len(frames)} parts")
 
-    def _welcome(self, route: bytes, hello: Message, path: bytes) -> None:
+    def _welcome(self, hello: Message, path: bytes) -> None:
         if path.decode(errors="replace") != self._path:
             text = f"{printable(path)!r} is not received here; {self._path!r} is"
-            self._send(route, Message(messages.REFUSED, hello.sender), text)
+            self._send(Message(messages.REFUSED, hello.sender), text)
             return
         session, now = self._sessions.get(hello.sender), time.monotonic()
         if session is None:
             if len(self._sessions) >= SENDERS_MAX:
                 text = f"{SENDERS_MAX} senders are connected, which is the most"
-                self._send(route, Message(messages.REFUSED, hello.sender), text)
+                self._send(Message(messages.REFUSED, hello.sender), text)
                 return
             last = self._ledger.last(hello.sender)
             unknown_until = hello.number if last is None else 0
             last = max(hello.credit - 1, last or 0)  # what it has not any more was acknowledged
-            session = Session(route, last, now, unknown_until)
+            session = Session(last, now, unknown_until)
             self._sessions[hello.sender] = session
-        session.route, session.heard, session.granted = route, now, 0
+        session.heard, session.granted = now, 0
         credit = self._grant(session)
         self._send(
-            route,
             Message(
                 messages.WELCOME,
                 hello.sender,
@@ -163,7 +161,7 @@ class Receiver(Link):
             now = time.monotonic()
             if now - session.asked > 0.1:
                 session.asked = now
-                self._send(session.route, Message(messages.WHO, message.sender))
+                self._send(Message(messages.WHO, message.sender))
         else:
             self._put(session, message, table, data)
         if session.unanswered >= self._ack_every:
@@ -178,8 +176,10 @@ class Receiver(Link):
         try:
             n = self._target.place(table, data, again, self.stop)
         except errors.PayloadTooLarge as error:
-            self._send(session.route, Message(messages.REJECTED, sender, number), str(error))
-            n = 0
+            # Not noted: if the sender does not read it, it sends the burst again and is told again.
+            self._send(Message(messages.REJECTED, sender, number), str(error))
+            figures.lag = 0
+            return
         self._ledger.note(sender, number)
         session.last = number
         session.unanswered += 1
@@ -207,7 +207,7 @@ class Receiver(Link):
     def _answer(self, sender: bytes, session: Session) -> None:
         session.unanswered = 0
         credit = self._grant(session)
-        self._send(session.route, Message(messages.ACK, sender, session.last, credit))
+        self._send(Message(messages.ACK, sender, session.last, credit))
 
     def _answer_all(self) -> None:
         """Acknowledges what was put, and says that there is room again."""
@@ -219,7 +219,7 @@ class Receiver(Link):
                 credit = max(self._grant(session), before)
                 session.granted = credit
                 if credit > before:
-                    self._send(session.route, Message(messages.ACK, sender, session.last, credit))
+                    self._send(Message(messages.ACK, sender, session.last, credit))
 
     def _starving(self) -> bool:
         """True if a sender waits for room."""
@@ -241,12 +241,12 @@ class Receiver(Link):
         else:
             self.down("no sender is connected")
 
-    def _send(self, route: bytes, message: Message, text: str = "") -> None:
-        try:
-            self._sock.send(route, MORE)
+    def _send(self, message: Message, text: str = "") -> None:
+        """Answers a sender, whose id is the route to the newest of its connections. An answer may
+        be lost, with a connection or because too many wait: the sender asks again."""
+        with contextlib.suppress(zmq.Again):
+            self._sock.send(message.sender, MORE)
             self._sock.send(message.packed() + text.encode(), NOBLOCK)
-        except zmq.Again:  # the next one says the same
-            return
 
     def _complain(self, what: str) -> None:
         now = time.monotonic()

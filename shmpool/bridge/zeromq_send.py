@@ -7,6 +7,7 @@ out of the queue than that. If this process is killed, recovery returns what it 
 
 import logging
 import time
+from dataclasses import replace
 
 import zmq
 
@@ -124,7 +125,7 @@ class Sender(Link):
             return True
         self._mean = len(packed[1]) / batch.n
         outlets = self._outlets if self._to_all else [self._least_loaded()]
-        shipment = Shipment(batch, len(packed[1]), len(outlets))
+        shipment = Shipment(batch, len(packed[1]), len(outlets), batch.doubtful)
         for one in outlets:
             self._ship(one, shipment, packed)
         return True
@@ -190,6 +191,7 @@ class Sender(Link):
 
     def _connection(self, one: Outlet, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.figures.reconnects += one.met
             one.connected = True
             one.refusal = ""
             one.hello()
@@ -226,9 +228,7 @@ class Sender(Link):
         elif message.kind == messages.WELCOME and message.turn == one.turn:
             self._welcomed(one, message)
         elif message.kind == messages.WHO:
-            if one.ready:
-                one.ready = False
-                one.hello()
+            one.ask_again()
         elif message.kind == messages.REJECTED:
             self._rejected(one, message.number, printable(text))
         elif message.kind == messages.REFUSED:
@@ -239,11 +239,10 @@ class Sender(Link):
         self._acknowledged(one, message.number)
         one.credit, one.largest = message.credit, message.packets
         if not one.ready:
-            if one.met:
-                self.figures.reconnects += 1
             one.ready = one.met = True
             one.refusal = ""
         if one.window and one.window[0].number <= one.counted:  # lost, and those behind it refused
+            one.window[0].shipment.resent = True  # those behind it were not put
             for sent in one.window:
                 one.send(sent)
         self._note_state()
@@ -258,24 +257,31 @@ class Sender(Link):
             shipment.to -= 1
             if shipment.to == 0:
                 shipment.batch.free()
-                figures.bursts += 1
+                figures.bursts += shipment.batch.n > 0
                 figures.packets += shipment.batch.n
                 figures.bytes += shipment.size
         figures.unacknowledged = self._unacknowledged()
 
     def _rejected(self, one: Outlet, number: int, why: str) -> None:
-        """The receiver's pool never has room for a packet of that burst: the burst counts as one
-        that its consumer failed on."""
+        """The receiver's pool never has room for a packet of that burst, and has put none of it,
+        nor what came behind it. Its number is sent again without packets."""
         for sent in one.window:
-            if sent.number == number:
-                batch = sent.shipment.batch
-                one.packets -= batch.n
-                # It will be acknowledged, and frees nothing then.
-                sent.shipment = Shipment(Batch(Samples(), 0), 0, 2)
-                if batch.n > 1 and not self._to_all:  # the others may have room there
-                    self._taken += batch.singles()
-                else:
-                    self._return(batch, why)
+            if sent.number == number and sent.shipment.batch.n:
+                self._unload(sent.shipment, why)
+                one.ask_again()
+
+    def _unload(self, shipment: Shipment, why: str) -> None:
+        """Takes the packets out of a shipment that a receiver never takes. Each is sent alone, as
+        others have room there, and one that was alone counts as one that its consumer failed on."""
+        batch = shipment.batch
+        for one in self._outlets:
+            one.packets -= sum(batch.n for sent in one.window if sent.shipment is shipment)
+        shipment.batch, shipment.size = Batch(Samples(), 0), 0
+        if batch.n == 1:
+            self._return(batch, why)
+            return
+        doubtful = shipment.doubtful or shipment.resent or self._to_all
+        self._taken += [replace(one, doubtful=doubtful) for one in batch.singles()]
 
     def _return(self, batch: Batch, why: str) -> None:
         """Returns a batch to its queue, which may have a limit to that. Not more than a few in a
@@ -293,7 +299,7 @@ class Sender(Link):
                 continue
             if now - one.away < self.options.failover_s:
                 continue
-            left = [sent.shipment for sent in one.window]
+            left = [sent.shipment for sent in one.window if sent.shipment.batch.n]
             one.new_life()
             for i, shipment in enumerate(left):
                 shipment.doubtful = True
