@@ -41,9 +41,11 @@ SENDERS_MAX = 120  # connected at once: fewer than the ledger knows
 class Session:
     """One sender, as long as it is heard of."""
 
+    route: bytes  # where answers go: the newest connection
     last: int  # the number of the last burst that was put
     heard: float
     unknown_until: int = 0  # bursts up to this may have been put before the ledger knew the sender
+    turn: int = 0  # of its last HELLO
     granted: int = 0  # packets that may be on their way
     unanswered: int = 0  # bursts since the last acknowledgement
     asked: float = field(default=0.0)  # when WHO was sent
@@ -88,27 +90,27 @@ class Receiver(Link):
         """Reads one message. Returns False if there is none."""
         sock = self._sock
         try:
-            sock.recv(NOBLOCK)  # the route: answers go to the sender's newest connection
+            route = sock.recv(NOBLOCK)
         except zmq.Again:
             return False
         frames = [sock.recv(copy=False)]  # a route is never alone
         while frames[-1].more:
             frames.append(sock.recv(copy=False))
         try:
-            self._handle(frames)
+            self._handle(route, frames)
         except BadMessage as error:
             self._complain(str(error))
         return True
 
-    def _handle(self, frames: list[zmq.Frame]) -> None:
+    def _handle(self, route: bytes, frames: list[zmq.Frame]) -> None:
         head = frames[0].buffer
         message = messages.message_of(head)
         session = self._sessions.get(message.sender)
         if message.kind == messages.HELLO:
-            self._welcome(message, bytes(frames[1].buffer) if len(frames) > 1 else b"")
+            self._welcome(route, message, bytes(frames[1].buffer) if len(frames) > 1 else b"")
         elif session is None:
             if len(self._sessions) < SENDERS_MAX:
-                self._send(Message(messages.WHO, message.sender))
+                self._send(route, Message(messages.WHO, message.sender))
         elif message.kind == messages.BYE:
             del self._sessions[message.sender]
             self._note_state()
@@ -118,25 +120,28 @@ class Receiver(Link):
         else:
             raise BadMessage(f"a message of kind {message.kind} with {len(frames)} parts")
 
-    def _welcome(self, hello: Message, path: bytes) -> None:
+    def _welcome(self, route: bytes, hello: Message, path: bytes) -> None:
         if path.decode(errors="replace") != self._path:
             text = f"{printable(path)!r} is not received here; {self._path!r} is"
-            self._send(Message(messages.REFUSED, hello.sender), text)
+            self._send(route, Message(messages.REFUSED, hello.sender), text)
             return
         session, now = self._sessions.get(hello.sender), time.monotonic()
         if session is None:
             if len(self._sessions) >= SENDERS_MAX:
                 text = f"{SENDERS_MAX} senders are connected, which is the most"
-                self._send(Message(messages.REFUSED, hello.sender), text)
+                self._send(route, Message(messages.REFUSED, hello.sender), text)
                 return
             last = self._ledger.last(hello.sender)
             unknown_until = hello.number if last is None else 0
             last = max(hello.credit - 1, last or 0)  # what it has not any more was acknowledged
-            session = Session(last, now, unknown_until)
+            session = Session(route, last, now, unknown_until)
             self._sessions[hello.sender] = session
-        session.heard, session.granted = now, 0
+        elif hello.turn < session.turn:  # of a connection before this one
+            return
+        session.route, session.turn, session.heard, session.granted = route, hello.turn, now, 0
         credit = self._grant(session)
         self._send(
+            route,
             Message(
                 messages.WELCOME,
                 hello.sender,
@@ -161,7 +166,7 @@ class Receiver(Link):
             now = time.monotonic()
             if now - session.asked > 0.1:
                 session.asked = now
-                self._send(Message(messages.WHO, message.sender))
+                self._send(session.route, Message(messages.WHO, message.sender))
         else:
             self._put(session, message, table, data)
         if session.unanswered >= self._ack_every:
@@ -177,7 +182,7 @@ class Receiver(Link):
             n = self._target.place(table, data, again, self.stop)
         except errors.PayloadTooLarge as error:
             # Not noted: if the sender does not read it, it sends the burst again and is told again.
-            self._send(Message(messages.REJECTED, sender, number), str(error))
+            self._send(session.route, Message(messages.REJECTED, sender, number), str(error))
             figures.lag = 0
             return
         self._ledger.note(sender, number)
@@ -207,7 +212,7 @@ class Receiver(Link):
     def _answer(self, sender: bytes, session: Session) -> None:
         session.unanswered = 0
         credit = self._grant(session)
-        self._send(Message(messages.ACK, sender, session.last, credit))
+        self._send(session.route, Message(messages.ACK, sender, session.last, credit))
 
     def _answer_all(self) -> None:
         """Acknowledges what was put, and says that there is room again."""
@@ -219,7 +224,7 @@ class Receiver(Link):
                 credit = max(self._grant(session), before)
                 session.granted = credit
                 if credit > before:
-                    self._send(Message(messages.ACK, sender, session.last, credit))
+                    self._send(session.route, Message(messages.ACK, sender, session.last, credit))
 
     def _starving(self) -> bool:
         """True if a sender waits for room."""
@@ -241,11 +246,11 @@ class Receiver(Link):
         else:
             self.down("no sender is connected")
 
-    def _send(self, message: Message, text: str = "") -> None:
-        """Answers a sender, whose id is the route to the newest of its connections. An answer may
-        be lost, with a connection or because too many wait: the sender asks again."""
+    def _send(self, route: bytes, message: Message, text: str = "") -> None:
+        """Answers a sender. An answer may be lost, with a connection or because too many wait: the
+        sender asks again."""
         with contextlib.suppress(zmq.Again):
-            self._sock.send(message.sender, MORE)
+            self._sock.send(route, MORE)
             self._sock.send(message.packed() + text.encode(), NOBLOCK)
 
     def _complain(self, what: str) -> None:
