@@ -554,6 +554,64 @@ def test_a_message_that_no_receiver_takes(
     assert (2, 0) == (sender.figures.returned, sender.figures.reconnects)
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_receiver_that_takes_less_than_the_one_before(
+    make_pool: MakePool, run: Run, eventually: Eventually, others: int
+) -> None:
+    """A packet on its way to a receiver that is gone is returned if the next one at that address,
+    or the other one, never takes so much. With several it goes to one that does once it is there,
+    though another is ready."""
+    here, small = make_pool(buffer_size=1 << 20, capacity=32), make_pool(capacity=256)
+    letters = here.create_queue("letters", capacity=8)
+    limit = {} if others else {"dead_letter": "letters", "max_redeliveries": 1}
+    work = here.create_queue("work", capacity=8, on_death="requeue", **limit)
+    small.create_queue("work", capacity=8)
+    large = make_pool(buffer_size=1 << 20, capacity=32)
+    incoming = large.create_queue("work", capacity=8)
+    with ReceiversByHand(1, 16 << 20) as hands:
+        first = hands.addresses[0]
+        addresses = [first, *(f"zmq://127.0.0.1:{free_port()}/x" for _ in range(others))]
+        sender = run(f"{here.name}/work", addresses, failover_s=0.1)
+        work.send(bytes(6 << 20))
+        assert (1, 1, 0) == hands.burst()
+    receiver = run(addresses[-1], f"{small.name}/work")
+    eventually(lambda: sender.figures.returned)
+    eventually(lambda: receiver.figures.state == "up")
+    assert sender.figures.reconnects <= 1
+    if others:
+        run(first, f"{large.name}/work", name="large")
+        with incoming.get(60) as buf:
+            assert 6 << 20 == len(buf)
+            assert buf.redelivered
+        eventually(lambda: sender.figures.packets == 1)
+    else:
+        eventually(lambda: len(letters) == 1)
+        work.send(b"small")
+        assert b"small" == small.queue("work").recv(60)
+        eventually(lambda: sender.figures.packets == 1)
+
+
+def test_a_burst_that_is_sent_again_is_as_old(
+    make_pool: MakePool, run: Run, eventually: Eventually
+) -> None:
+    """What lags is measured from the first time, or a burst that comes again and again is no
+    alarm."""
+    here, _ = ends(make_pool)
+    here.queue("work").send(b"one")
+    with ReceiversByHand(1) as hands:
+        sender = run(f"{here.name}/work", hands.addresses)
+        assert (1, 1, 0) == hands.burst()
+        eventually(lambda: sender.figures.oldest_since)
+        first = sender.figures.oldest_since
+        hands.say(messages.WHO)
+        assert (1, 1, messages.AGAIN) == hands.burst()
+        sender.figures.oldest_since = None  # its thread says so again
+        eventually(lambda: sender.figures.oldest_since)
+        assert first == sender.figures.oldest_since
+        hands.say(messages.ACK, 1)
+        eventually(lambda: sender.figures.packets == 1)
+
+
 def test_a_pool_that_is_replaced(
     new_name: Callable[[], str], make_pool: MakePool, run: Run, eventually: Eventually
 ) -> None:

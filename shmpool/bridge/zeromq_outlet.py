@@ -27,6 +27,7 @@ class Shipment:
     batch: Batch
     size: int  # bytes of its packets
     to: int  # receivers that have not acknowledged it
+    at: float  # when it was sent first
     doubtful: bool = False  # another receiver may have it
     resent: bool = False  # a receiver that was killed may have put it; the next one knows
 
@@ -37,7 +38,6 @@ class Sent:
 
     number: int
     shipment: Shipment
-    at: float
     flags: int = 0
 
 
@@ -94,7 +94,7 @@ class Outlet:
         head = Message(messages.BURST, self.sender, sent.number, 0, 0, flags, shipment.batch.n)
         table, data = packed or shipment.batch.packed()
         sent.flags |= messages.AGAIN
-        sent.at = self.moved = time.monotonic()
+        self.moved = time.monotonic()
         self.pass_on(head.packed() + table, data)
 
     def pass_on(self, head: bytes, rest: bytes | Buffer) -> bool:

@@ -90,7 +90,7 @@ class Sender(Link):
             if ended and not self._taken and not self._unacknowledged():
                 raise errors.ShutDown("the queue was shut down")
             if not sent:
-                self._wait(source, bool(room) and not ended)
+                self._wait(source, bool(room) and not ended and not self._taken)
         deadline = time.monotonic() + DRAIN_S
         while self._unacknowledged() and time.monotonic() < deadline:
             self._listen()
@@ -117,16 +117,21 @@ class Sender(Link):
         if found is None:
             return False
         batch, packed = found
-        largest = min(one.largest for one in self._outlets if one.ready)
-        if len(packed[1]) > largest:  # it has one packet: a burst is smaller
-            self._return(
-                batch, f"a packet has {len(packed[1])} bytes; the receiver takes {largest}"
-            )
+        size = len(packed[1])
+        fit = [one for one in self._outlets if one.ready and size <= one.largest]
+        if len(fit) < (len(self._outlets) if self._to_all else 1):
+            self._return(batch, _too_large(size, self._outlets))  # it has one packet: others fit
+            self._listen()  # it may come again at once, until a receiver that takes it is there
             return True
-        self._mean = len(packed[1]) / batch.n
-        outlets = self._outlets if self._to_all else [self._least_loaded()]
-        shipment = Shipment(batch, len(packed[1]), len(outlets), batch.doubtful)
-        for one in outlets:
+        if not self._to_all:
+            fit = [one for one in fit if one.room(self.options.window)]
+            if not fit:  # the others may have room, and not for this one
+                self._taken.insert(0, batch)
+                return False
+            fit = [min(fit, key=lambda one: len(one.window))]
+        self._mean = size / batch.n
+        shipment = Shipment(batch, size, len(fit), time.monotonic(), batch.doubtful)
+        for one in fit:
             self._ship(one, shipment, packed)
         return True
 
@@ -154,14 +159,9 @@ class Sender(Link):
         if self._taken[0].n > n:
             self._taken[:1] = self._taken[0].split(n)
 
-    def _least_loaded(self) -> Outlet:
-        window = self.options.window
-        able = [one for one in self._outlets if one.room(window)]
-        return min(able, key=lambda one: len(one.window))
-
     def _ship(self, one: Outlet, shipment: Shipment, packed: Packed | None = None) -> None:
         one.newest += 1
-        sent = Sent(one.newest, shipment, time.monotonic())
+        sent = Sent(one.newest, shipment)
         one.window.append(sent)
         one.packets += shipment.batch.n
         one.send(sent, packed)
@@ -244,6 +244,8 @@ class Sender(Link):
         if one.window and one.window[0].number <= one.counted:  # lost, and those behind it refused
             one.window[0].shipment.resent = True  # those behind it were not put
             for sent in one.window:
+                if sent.shipment.size > one.largest:  # another pool than before
+                    self._unload(sent.shipment, _too_large(sent.shipment.size, [one]))
                 one.send(sent)
         self._note_state()
 
@@ -303,8 +305,12 @@ class Sender(Link):
             one.new_life()
             for i, shipment in enumerate(left):
                 shipment.doubtful = True
-                self.figures.redelivered += shipment.batch.n
-                self._ship(ready[i % len(ready)], shipment)
+                fit = [other for other in ready if shipment.size <= other.largest]
+                if fit:
+                    self.figures.redelivered += shipment.batch.n
+                    self._ship(fit[i % len(fit)], shipment)
+                else:
+                    self._unload(shipment, _too_large(shipment.size, ready))
 
     # Figures, and the end.
 
@@ -320,7 +326,7 @@ class Sender(Link):
 
     def _note_figures(self) -> None:
         figures = self.figures
-        oldest = [one.window[0].at for one in self._outlets if one.window]
+        oldest = [one.window[0].shipment.at for one in self._outlets if one.window]
         figures.unacknowledged = self._unacknowledged()
         figures.oldest_since = min(oldest, default=None)
         figures.lag = self._source.waiting
@@ -331,3 +337,9 @@ class Sender(Link):
         for batch in [*(one.batch for one in left.values()), *self._taken]:
             batch.give_back()
         self.figures.unacknowledged = 0
+
+
+def _too_large(size: int, outlets: list[Outlet]) -> str:
+    """Says why none of them gets a packet."""
+    largest = ", ".join(f"{one.largest} ({one.to})" for one in outlets if one.ready)
+    return f"a packet has {size} bytes; receivers take {largest}"
