@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_device.c - slots of members that were left to recovery while their process lives: a socket
+ * that a forked child keeps (device.h).
+ */
+#define _GNU_SOURCE
+#include "device.h"
+#include "member.h"
+#include "memfd_pool.h"
+#include "opening.h"
+#include "recover.h"
+
+#define MEMBERS 3
+
+static struct shmpool_geometry geometry = { .buffer_size = 256,
+					    .capacity = 256,
+					    .prealloc = 256,
+					    .cache_size = 0,
+					    .bulk = 16,
+					    .refill_multiplier = 1,
+					    .members = MEMBERS,
+					    .queues = 2 };
+static uint32_t pool_number;
+
+static const struct segment *segment(void)
+{
+	return &opening_pool(pool_number)->segment;
+}
+
+static bool nobody(void *context, uint32_t tag)
+{
+	(void)context;
+	(void)tag;
+	return false;
+}
+
+/* Opens a socket's member, of a kernel that does not report the socket, and leaves it. */
+static struct member *left(void)
+{
+	const struct device place = { .space = 1, .interface = 1 };
+	struct member *m;
+	EQUAL(0, opening_device(pool_number, &m));
+	device_set(segment(), m, &place, false);
+	opening_device_ends(pool_number, m, false);
+	CHECK(member_dead(load_relaxed(&m->identity)));
+	CHECK(!device_gone(m));
+	return m;
+}
+
+/* A recoverer that was suspended before it took a slot does not take it from the next socket's
+ * member there, which is of the same process. */
+static void next_life(void)
+{
+	const uint64_t token = opening_token(pool_number);
+	struct member *m = left();
+	const uint64_t first = load_relaxed(&m->identity);
+	EQUAL(0, member_take_slot(segment(), m, first, token, nobody, NULL));
+	member_vacate(m);
+	CHECK(left() == m);
+	EQUAL(-ESTALE, member_take_slot(segment(), m, first, token, nobody, NULL));
+	CHECK(load_relaxed(&m->device) != 0);
+	EQUAL(0, member_take_slot(segment(), m, load_relaxed(&m->identity), token, nobody, NULL));
+	member_vacate(m);
+}
+
+int main(void)
+{
+	pool_number = memfd_pool(&geometry);
+	next_life();
+	EQUAL(0, opening_close(pool_number));
+	return 0;
+}
