@@ -516,6 +516,49 @@ def test_closed_while_a_child_has_it(
     assert all_free(pool)
 
 
+def test_no_slot_but_that_of_a_socket(
+    spaces: Spaces, make_pool: MakePool, eventually: Eventually
+) -> None:
+    """Where a socket that a forked child keeps has the last member slot, a thread and a socket are
+    told so. The slot is free when the child has ended."""
+    pool = make_pool(buffer_size=2048, capacity=CAPACITY, prealloc=CAPACITY, members=2)
+    with spaces[1].entered():
+        program = XdpProgram("veth")
+        xdp = XdpSocket(pool, program, ring=RING)
+    inside, outside = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(outside)
+        os.read(inside, 1)
+        os._exit(0)
+    os.close(inside)
+
+    def refused() -> bool:
+        found: list[bool] = []
+
+        def attach() -> None:
+            try:
+                pool.alloc().free()
+                found.append(False)
+            except shmpool.LimitReached:
+                found.append(True)
+
+        thread = threading.Thread(target=attach)
+        thread.start()
+        thread.join()
+        return found[0]
+
+    with spaces[1].entered():
+        xdp.close()
+        assert refused()
+        with pytest.raises(shmpool.LimitReached, match="all 2 member slots are taken"):
+            XdpSocket(pool, program, ring=RING)
+        program.close()
+        os.close(outside)
+        os.waitpid(pid, 0)
+        eventually(lambda: not refused())
+
+
 def test_another_namespace(
     spaces: Spaces, opened: Open, pool: shmpool.Pool, eventually: Eventually
 ) -> None:

@@ -102,7 +102,8 @@ static inline uint32_t member_epoch(uint32_t tag)
  * slots are taken. */
 int member_attach(const struct segment *s, uint64_t token, struct member **out);
 
-/* True if a slot is free, or a dead member's: a repeated attempt to attach may succeed. */
+/* True if a slot is free, or a dead member's that is not a socket's: a repeated attempt to attach
+ * may succeed. */
 bool member_room(const struct segment *s);
 
 /* Releases all single-producer and single-consumer roles of m. */

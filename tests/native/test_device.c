@@ -63,10 +63,59 @@ static void next_life(void)
 	member_vacate(m);
 }
 
+static bool yes(void)
+{
+	return true;
+}
+
+/* A slot that a socket keeps is no room: nobody waits for it. */
+static void no_room(struct member *kept)
+{
+	struct member *m, *other[MEMBERS - 1];
+	for (int i = 0; i < MEMBERS - 1; i++)
+		EQUAL(0, opening_device(pool_number, &other[i]));
+	EQUAL(-EUSERS, recover_slot(opening_pool(pool_number), opening_token(pool_number), &m));
+	opening_locked = yes;
+	EQUAL(-EUSERS, opening_attach(pool_number));
+	EQUAL(-EUSERS, opening_device(pool_number, &m));
+	opening_locked = NULL;
+	CHECK(member_dead(load_relaxed(&kept->identity)));
+}
+
+static void *attach(void *unused)
+{
+	EQUAL(0, opening_attach(pool_number));
+	return unused;
+}
+
+/* A slot that a recoverer resets is waited for, but not long with a lock, and not in a pool that is
+ * being closed. */
+static void being_reset(struct member *dead)
+{
+	struct qmempool *p = opening_pool(pool_number);
+	struct member *m;
+	pthread_t thread;
+	EQUAL(0, member_take_slot(segment(), dead, load_relaxed(&dead->identity),
+				  opening_token(pool_number), nobody, NULL));
+	opening_locked = yes;
+	EQUAL(-EINPROGRESS, opening_attach(pool_number));
+	EQUAL(-EINPROGRESS, opening_device(pool_number, &m));
+	store_relaxed(&p->closing, 1);
+	EQUAL(-ESHUTDOWN, opening_attach(pool_number));
+	store_relaxed(&p->closing, 0);
+	opening_locked = NULL;
+	CHECK(!pthread_create(&thread, NULL, attach, NULL));
+	member_vacate(dead);
+	pthread_join(thread, NULL);
+}
+
 int main(void)
 {
 	pool_number = memfd_pool(&geometry);
 	next_life();
+	struct member *kept = left();
+	no_room(kept);
+	being_reset(kept);
 	EQUAL(0, opening_close(pool_number));
 	return 0;
 }
