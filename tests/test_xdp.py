@@ -21,6 +21,7 @@ from network_spaces import Space, frame, ip, made, raw_socket
 import shmpool
 from shmpool import net
 from shmpool.net import XdpProgram, XdpSocket
+from tests.fuzz_words import Segment
 
 Spaces = tuple[Space, Space]
 ROOT = Path(__file__).resolve().parent.parent
@@ -306,6 +307,25 @@ def test_mtu(spaces: Spaces, opened: Open) -> None:
             opened()
     finally:
         ip("-n", spaces[1].name, "link", "set", "veth", "mtu", "1500")
+
+
+def test_corrupted_headers(spaces: Spaces, opened: Open, pool: shmpool.Pool) -> None:
+    """A packet is in the buffer that the kernel's ring names, whatever a header says."""
+    xdp = opened()
+    ready(xdp)
+    words = Segment(f"/dev/shm/shmpool.{pool.name}")
+    (handles,) = (row for row in words.buffers if row.name == "buffer.handle")
+
+    def swap_neighbours() -> None:
+        for word in map(handles.word, range(CAPACITY)):
+            words.write(word, words.read(word) ^ 1)
+
+    swap_neighbours()
+    send(spaces[0], 5)
+    received = xdp.get_many(timeout=10)
+    swap_neighbours()
+    assert list(range(len(received))) == numbers(received)
+    received.free()
 
 
 def test_program_is_shared(spaces: Spaces, opened: Open, make_pool: MakePool) -> None:

@@ -65,6 +65,8 @@ static void xdp_dealloc(PyObject *object)
 static int post_free(struct xdp_object *self, const struct lookup *c, uint64_t handle, int64_t now)
 {
 	int error = header_reset(c, self->class, handle, now);
+	if (!error && handle_index(handle) >= self->end)
+		error = -EBADMSG; /* of a larger class: the ring that it came from was corrupted */
 	if (!error)
 		error = qmempool_adopt(c->p, self->member, handle);
 	if (error)
