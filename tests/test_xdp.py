@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Eventually, MakePool
+from conftest import DEADLINE_S, Eventually, MakePool
 from network_spaces import Space, frame, ip, made, raw_socket
 
 import shmpool
@@ -377,6 +377,43 @@ def test_close_from_another_thread(opened: Open, pool: shmpool.Pool) -> None:
         xdp.drain(pool.alloc_many(1))
     xdp.close()
     assert all_free(pool)
+
+
+@pytest.fixture(params=[[2048], [2048, 8192]], ids=["one class", "a larger one is free"])
+def starved(
+    request: pytest.FixtureRequest, spaces: Spaces, make_pool: MakePool
+) -> Iterator[XdpSocket]:
+    """A socket whose size class has no free buffer, so that the kernel has none. It gets some after
+    a while, so that no call waits on after its test has failed."""
+    pool = make_pool(buffer_size=request.param, capacity=CAPACITY, prealloc=CAPACITY)
+    with spaces[1].entered(), XdpSocket(pool, "veth", ring=RING) as xdp:
+        held = pool.alloc_many(CAPACITY)
+        timer = threading.Timer(DEADLINE_S, held.free)
+        timer.start()
+        yield xdp
+        assert timer.is_alive(), "the call ended only when there were buffers"
+        timer.cancel()
+        timer.join()
+        held.free()
+
+
+def test_close_without_a_buffer(starved: XdpSocket) -> None:
+    """close() ends a call that waits for a first buffer."""
+    timer = threading.Timer(0.05, starved.close)
+    timer.start()
+    assert [] == list(starved.bursts())
+    timer.join()
+
+
+def test_signal_without_a_buffer(starved: XdpSocket) -> None:
+    """A signal handler runs while a call waits for a first buffer, and its exception ends it."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            starved.get_many()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_pool_is_closed_first(opened: Open, spaces: Spaces, pool: shmpool.Pool) -> None:
