@@ -21,6 +21,7 @@ from network_spaces import Space, frame, ip, made, raw_socket
 import shmpool
 from shmpool import net
 from shmpool.net import XdpProgram, XdpSocket
+from shmpool.view import View
 from tests.fuzz_words import Segment
 
 Spaces = tuple[Space, Space]
@@ -566,6 +567,8 @@ def test_closed_while_a_child_has_it(
     with spaces[1].entered():
         xdp.close()
         assert 1 == pool.recover().unknown
+        with View(pool.name) as view:
+            assert (0, []) == (view.dead(), view.dead_members())
         assert RING == pool.stats().held
         os.close(outside)
         os.waitpid(pid, 0)

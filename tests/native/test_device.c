@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "device.h"
+#include "liveness.h"
 #include "member.h"
 #include "memfd_pool.h"
 #include "opening.h"
@@ -63,6 +64,19 @@ static void next_life(void)
 	member_vacate(m);
 }
 
+/* A member that a socket keeps is not reported as dead, and no reason to ask more often. */
+static void kept_by_socket(const struct member *kept)
+{
+	struct qmempool *p = opening_pool(pool_number);
+	const uint64_t own = opening_token(pool_number);
+	EQUAL(0, opening_attach(pool_number));
+	EQUAL(0, liveness_dead(segment(), own));
+	EQUAL(PROCESS_UNKNOWN, liveness_fate(segment(), kept, load_relaxed(&kept->identity), own));
+	store_relaxed(&pool_shared(p)->inquired, 0);
+	CHECK(!recover_if_due(p, opening_member(pool_number)));
+	EQUAL(1, pool_shared(p)->inquired % 8); /* inquiries that found nothing */
+}
+
 static bool yes(void)
 {
 	return true;
@@ -71,8 +85,8 @@ static bool yes(void)
 /* A slot that a socket keeps is no room: nobody waits for it. */
 static void no_room(struct member *kept)
 {
-	struct member *m, *other[MEMBERS - 1];
-	for (int i = 0; i < MEMBERS - 1; i++)
+	struct member *m, *other[MEMBERS];
+	for (int i = 2; i < MEMBERS; i++)
 		EQUAL(0, opening_device(pool_number, &other[i]));
 	EQUAL(-EUSERS, recover_slot(opening_pool(pool_number), opening_token(pool_number), &m));
 	opening_locked = yes;
@@ -84,7 +98,7 @@ static void no_room(struct member *kept)
 
 static void *attach(void *unused)
 {
-	EQUAL(0, opening_attach(pool_number));
+	EQUAL(0, opening_attach(pool_number)); /* another thread than main()'s */
 	return unused;
 }
 
@@ -114,6 +128,7 @@ int main(void)
 	pool_number = memfd_pool(&geometry);
 	next_life();
 	struct member *kept = left();
+	kept_by_socket(kept);
 	no_room(kept);
 	being_reset(kept);
 	EQUAL(0, opening_close(pool_number));
