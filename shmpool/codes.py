@@ -52,6 +52,11 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
         errors.LimitReached,
         "all member slots of the pool are taken; create it with members= larger",
     ),
+    errno.EINPROGRESS: (
+        errors.LimitReached,
+        "all member slots of the pool are taken, and a dead member's is still being recovered: try "
+        "again, or create it with members= larger",
+    ),
     errno.ENFILE: (
         errors.LimitReached,
         "too few queue slots of the pool are left; create it with queues= larger",

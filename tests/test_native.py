@@ -170,6 +170,14 @@ def test_survivors(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_device(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """A socket's member that is left to recovery is recovered once, and nobody waits for it."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) across an emulator's processes is the host's")
+    run_c(tmp_path, compiler, flags, [TESTS / "test_device.c", *SOURCES])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_populate(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """No extent is removed while a process maps the pool in advance, and none is mapped that is
     absent."""

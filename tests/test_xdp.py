@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Eventually, MakePool
+from conftest import DEADLINE_S, Eventually, MakePool
 from network_spaces import Space, frame, ip, made, raw_socket
 
 import shmpool
 from shmpool import net
 from shmpool.net import XdpProgram, XdpSocket
+from shmpool.view import View
+from tests.fuzz_words import Segment
 
 Spaces = tuple[Space, Space]
 ROOT = Path(__file__).resolve().parent.parent
@@ -308,6 +310,25 @@ def test_mtu(spaces: Spaces, opened: Open) -> None:
         ip("-n", spaces[1].name, "link", "set", "veth", "mtu", "1500")
 
 
+def test_corrupted_headers(spaces: Spaces, opened: Open, pool: shmpool.Pool) -> None:
+    """A packet is in the buffer that the kernel's ring names, whatever a header says."""
+    xdp = opened()
+    ready(xdp)
+    words = Segment(f"/dev/shm/shmpool.{pool.name}")
+    (handles,) = (row for row in words.buffers if row.name == "buffer.handle")
+
+    def swap_neighbours() -> None:
+        for word in map(handles.word, range(CAPACITY)):
+            words.write(word, words.read(word) ^ 1)
+
+    swap_neighbours()
+    send(spaces[0], 5)
+    received = xdp.get_many(timeout=10)
+    swap_neighbours()
+    assert list(range(len(received))) == numbers(received)
+    received.free()
+
+
 def test_program_is_shared(spaces: Spaces, opened: Open, make_pool: MakePool) -> None:
     """Sockets of several queues share a program, and each gets its queue's packets."""
     ip(
@@ -357,6 +378,43 @@ def test_close_from_another_thread(opened: Open, pool: shmpool.Pool) -> None:
         xdp.drain(pool.alloc_many(1))
     xdp.close()
     assert all_free(pool)
+
+
+@pytest.fixture(params=[[2048], [2048, 8192]], ids=["one class", "a larger one is free"])
+def starved(
+    request: pytest.FixtureRequest, spaces: Spaces, make_pool: MakePool
+) -> Iterator[XdpSocket]:
+    """A socket whose size class has no free buffer, so that the kernel has none. It gets some after
+    a while, so that no call waits on after its test has failed."""
+    pool = make_pool(buffer_size=request.param, capacity=CAPACITY, prealloc=CAPACITY)
+    with spaces[1].entered(), XdpSocket(pool, "veth", ring=RING) as xdp:
+        held = pool.alloc_many(CAPACITY)
+        timer = threading.Timer(DEADLINE_S, held.free)
+        timer.start()
+        yield xdp
+        assert timer.is_alive(), "the call ended only when there were buffers"
+        timer.cancel()
+        timer.join()
+        held.free()
+
+
+def test_close_without_a_buffer(starved: XdpSocket) -> None:
+    """close() ends a call that waits for a first buffer."""
+    timer = threading.Timer(0.05, starved.close)
+    timer.start()
+    assert [] == list(starved.bursts())
+    timer.join()
+
+
+def test_signal_without_a_buffer(starved: XdpSocket) -> None:
+    """A signal handler runs while a call waits for a first buffer, and its exception ends it."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            starved.get_many()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_pool_is_closed_first(opened: Open, spaces: Spaces, pool: shmpool.Pool) -> None:
@@ -509,11 +567,56 @@ def test_closed_while_a_child_has_it(
     with spaces[1].entered():
         xdp.close()
         assert 1 == pool.recover().unknown
+        with View(pool.name) as view:
+            assert (0, []) == (view.dead(), view.dead_members())
         assert RING == pool.stats().held
         os.close(outside)
         os.waitpid(pid, 0)
         eventually(lambda: pool.recover() is not None and not pool.stats().held)
     assert all_free(pool)
+
+
+def test_no_slot_but_that_of_a_socket(
+    spaces: Spaces, make_pool: MakePool, eventually: Eventually
+) -> None:
+    """Where a socket that a forked child keeps has the last member slot, a thread and a socket are
+    told so. The slot is free when the child has ended."""
+    pool = make_pool(buffer_size=2048, capacity=CAPACITY, prealloc=CAPACITY, members=2)
+    with spaces[1].entered():
+        program = XdpProgram("veth")
+        xdp = XdpSocket(pool, program, ring=RING)
+    inside, outside = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(outside)
+        os.read(inside, 1)
+        os._exit(0)
+    os.close(inside)
+
+    def refused() -> bool:
+        found: list[bool] = []
+
+        def attach() -> None:
+            try:
+                pool.alloc().free()
+                found.append(False)
+            except shmpool.LimitReached:
+                found.append(True)
+
+        thread = threading.Thread(target=attach)
+        thread.start()
+        thread.join()
+        return found[0]
+
+    with spaces[1].entered():
+        xdp.close()
+        assert refused()
+        with pytest.raises(shmpool.LimitReached, match="all 2 member slots are taken"):
+            XdpSocket(pool, program, ring=RING)
+        program.close()
+        os.close(outside)
+        os.waitpid(pid, 0)
+        eventually(lambda: not refused())
 
 
 def test_another_namespace(

@@ -70,8 +70,14 @@ static void thread_begins(struct opening_thread *t)
 	PyErr_Restore(type, value, trace);
 }
 
+static bool locked(void)
+{
+	return PyGILState_Check();
+}
+
 int hot_ending_init(void)
 {
+	opening_locked = locked;
 	opening_thread_begins = thread_begins;
 	context_variable = PyContextVar_New("shmpool", NULL);
 	return context_variable ? 0 : -1;

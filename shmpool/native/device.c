@@ -143,8 +143,9 @@ void device_set(const struct segment *s, struct member *m, const struct device *
 
 void device_leave(struct member *m)
 {
-	const uint64_t identity = load_relaxed(&m->identity);
-	store_release(&m->identity, member_as_dead(identity)); /* [MEMBER] */
+	/* Not with the token: this process may use the slot again, and leave it again. */
+	const uint64_t dead = member_as_dead(load_relaxed(&m->device));
+	store_release(&m->identity, dead); /* [MEMBER] */
 }
 
 /* Reads the place of a device. False if it has changed in that time. */

@@ -30,7 +30,8 @@
  *     socket closed                   the same
  *     device_leave()                  the same: it is DEAD, although its process lives
  *
- * A number comes from the counter of tokens, so that no two devices of a pool have the same.
+ * A number comes from the counter of tokens, so that no two devices of a pool have the same, and no
+ * device and token.
  *
  * Ordering
  *     [DEVICE]  device: its owner stores it with release once it has written the words that name
@@ -66,7 +67,8 @@ int device_bound(int asker, uint64_t space, const struct device *d);
 /* Says that the member's buffers may be written to by the socket at that place, which is bound. */
 void device_set(const struct segment *s, struct member *m, const struct device *d, bool reported);
 
-/* Makes a member of this process dead: its socket is closed, but not known to be gone. */
+/* Makes a member of this process dead: its socket is closed, but not known to be gone. It has a
+ * device, whose number takes the place of the token in the dead identity. */
 void device_leave(struct member *m);
 
 /* True if nothing keeps the member from being recovered once its process is dead: it has no device,

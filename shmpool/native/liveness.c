@@ -28,7 +28,7 @@ enum process_fate liveness_fate(const struct segment *s, const struct member *m,
 	struct liveness q = { .s = s, .own = own };
 	struct process process = { load_relaxed(&m->pid), load_relaxed(&m->start),
 				   load_relaxed(&m->pid_namespace) };
-	switch (liveness_ask(&q, identity)) {
+	switch (liveness_ask_member(&q, m, identity)) {
 	case TOKEN_FREE:
 		return PROCESS_DEAD;
 	case TOKEN_UNKNOWN:
@@ -55,8 +55,9 @@ uint32_t liveness_dead(const struct segment *s, uint64_t own)
 	struct liveness q = { .s = s, .own = own };
 	uint32_t dead = 0;
 	for (uint32_t i = 0; i < s->members; i++) {
-		uint64_t identity = load_acquire(&segment_member(s, i)->identity); /* [MEMBER] */
-		dead += identity && liveness_ask(&q, identity) == TOKEN_FREE;
+		const struct member *m = segment_member(s, i);
+		const uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		dead += identity && liveness_ask_member(&q, m, identity) == TOKEN_FREE;
 	}
 	return dead;
 }

@@ -20,20 +20,21 @@ struct liveness {
 /* Returns whether the process of a member is alive. identity is not 0. */
 enum token_state liveness_ask(struct liveness *q, uint64_t identity);
 
-/* True if the member that has the tag is dead. */
-bool liveness_tag_dead(const struct segment *s, uint32_t tag, uint64_t own);
 /* The same of a member that may have a device: while its socket is not known to be gone, the dead
  * member is TOKEN_UNKNOWN. */
 enum token_state liveness_ask_member(struct liveness *q, const struct member *m, uint64_t identity);
 
-/* Returns the number of members that are dead and not recovered. */
+/* True if the member that has the tag is dead. It holds a role, so it is no socket's. */
+bool liveness_tag_dead(const struct segment *s, uint32_t tag, uint64_t own);
+
+/* Returns the number of members that are dead, not recovered, and not kept by a socket. */
 uint32_t liveness_dead(const struct segment *s, uint64_t own);
 
 enum process_fate {
 	PROCESS_ALIVE,
 	PROCESS_SUSPENDED, /* by a signal or a tracer: alive */
 	PROCESS_DEAD,
-	PROCESS_UNKNOWN /* the question could not be asked now */
+	PROCESS_UNKNOWN /* the question could not be asked now, or a socket keeps the dead member */
 };
 
 /* Returns the state of a member's process. PROCESS_SUSPENDED is reported only within the caller's

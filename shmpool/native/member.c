@@ -46,13 +46,22 @@ int member_attach(const struct segment *s, uint64_t token, struct member **out)
 	return -EUSERS;
 }
 
+/* True if the slot is free, or will be: it is being reset, or a dead member's. Not if that had a
+ * socket, which stays as long as any process has a descriptor of it. */
+static bool has_room(const struct member *m, uint64_t identity)
+{
+	if (!identity)
+		return member_epoch(load_relaxed(&m->tag)) != TAG_EPOCH_MAX;
+	return member_clearing(identity) ||
+	       (member_dead(identity) && !load_acquire(&m->device)); /* [DEVICE] */
+}
+
 bool member_room(const struct segment *s)
 {
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		const uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		if (identity ? member_gone(identity) :
-			       member_epoch(load_relaxed(&m->tag)) != TAG_EPOCH_MAX)
+		if (has_room(m, identity))
 			return true;
 	}
 	return false;

@@ -14,7 +14,8 @@
  *     state     meaning
  *     0         free
  *     ATTACHED  a member, of the process that has the token (token.h)
- *     DEAD      a dead member: its token was found free, or its socket was closed (device.h)
+ *     DEAD      a dead member: its token was found free, or its socket was closed; in place of the
+ *               token it has the number of the socket then (device.h)
  *     CLEARING  a dead member, recovered except for the slot, which the token's process resets
  *
  *     from -> to            by, in                            a crash then leaves; repaired by
@@ -31,8 +32,10 @@
  *     CLEARING -> 0         the same one, member_vacate()     nothing
  *     CLEARING -> ATTACHED  the same one, member_use_slot()   a dead member with nothing: recover()
  *
- * A token names one opening of a pool by one process and is handed out once. So an identity that is
- * DEAD or CLEARING never comes back after its slot is free.
+ * A token names one opening of a pool by one process and is handed out once. Its process may be
+ * several members after another in a slot, and clear the slot several times. But a DEAD identity
+ * has the token of a process that is dead, or the number of a socket, and a socket is left once. So
+ * an identity that is DEAD, or CLEARING with a free token, never comes back after its slot is free.
  *
  * Ordering
  *     [MEMBER]  identity: a member takes a free slot by compare-and-swap, and stores zero with
@@ -99,7 +102,8 @@ static inline uint32_t member_epoch(uint32_t tag)
  * slots are taken. */
 int member_attach(const struct segment *s, uint64_t token, struct member **out);
 
-/* True if a slot is free, or a dead member's: a repeated attempt to attach may succeed. */
+/* True if a slot is free, or a dead member's that is not a socket's: a repeated attempt to attach
+ * may succeed. */
 bool member_room(const struct segment *s);
 
 /* Releases all single-producer and single-consumer roles of m. */

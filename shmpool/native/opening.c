@@ -19,6 +19,7 @@
 
 struct qmempool opening_pools[OPENING_POOLS_MAX];
 uint32_t *opening_callers;
+bool (*opening_locked)(void);
 void (*opening_thread_begins)(struct opening_thread *t);
 void (*opening_pool_ends)(uint32_t number);
 void (*opening_subscriber_ends)(uint32_t number, uint32_t index);
@@ -217,20 +218,41 @@ static int take_over(const struct segment *s, uint64_t token, struct member **ou
 	return error;
 }
 
-/* One attempt. -EAGAIN as recover_slot(). */
-static int attach(struct qmempool *p, uint64_t token, struct member **out)
+/* One attempt. -EAGAIN as recover_slot(). thread: the slot of an ended thread serves, with the
+ * buffers that it has. */
+static int attach(struct qmempool *p, uint64_t token, bool thread, struct member **out)
 {
 	int error = member_attach(&p->segment, token, out);
 	if (error == -EUSERS)
 		error = recover_slot(p, token, out);
-	if (error != -EUSERS && error != -EAGAIN)
+	if (!thread || (error != -EUSERS && error != -EAGAIN))
 		return error;
 	return take_over(&p->segment, token, out) ? error : 0;
 }
 
-int opening_attach(uint32_t number)
+/* Attempts until there is a slot, or none to wait for. Many may attach at once, in place of as many
+ * that were killed. */
+static int attach_again(struct qmempool *p, uint64_t token, bool thread, struct member **out)
 {
 	struct wait_tries tries = { 0 };
+	int64_t until = WAIT_FOREVER;
+	for (;;) {
+		const int error = attach(p, token, thread, out);
+		if (error != -EAGAIN)
+			return error;
+		if (load_relaxed(&p->closing))
+			return -ESHUTDOWN;
+		if (!tries.n && opening_locked && opening_locked())
+			until = wait_now() + OPENING_LOCKED_NS;
+		if (until != WAIT_FOREVER && wait_now() >= until)
+			return -EINPROGRESS;
+		if (!wait_again(&tries))
+			return -EUSERS;
+	}
+}
+
+int opening_attach(uint32_t number)
+{
 	const uint32_t slot = number % OPENING_POOLS_MAX;
 	struct qmempool *p = &opening_pools[slot];
 	int error = !p->segment.writes ? -EROFS : opening_thread ? 0 : make_table();
@@ -241,11 +263,7 @@ int opening_attach(uint32_t number)
 	pthread_mutex_unlock(&wiped->threads_lock);
 	if (error)
 		return error;
-	/* Many may attach at once, in place of as many that were killed. */
-	do
-		error = attach(p, opening_token(number), &opening_thread->member[slot]);
-	while (error == -EAGAIN && wait_again(&tries));
-	return error == -EAGAIN ? -EUSERS : error;
+	return attach_again(p, opening_token(number), true, &opening_thread->member[slot]);
 }
 
 int opening_pin(uint32_t number, const struct shmpool_driver *driver)
@@ -303,9 +321,8 @@ int opening_device(uint32_t number, struct member **out)
 	pthread_mutex_unlock(&wiped->threads_lock);
 	if (error)
 		return error;
-	error = member_attach(&p->segment, opening_token(number), out);
-	if (error == -EUSERS)
-		error = recover_slot(p, opening_token(number), out);
+	/* Not in place of an ended thread: all that the member owns is freed with the socket. */
+	error = attach_again(p, opening_token(number), false, out);
 	if (error)
 		device_ended(opening);
 	return error;

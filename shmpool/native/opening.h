@@ -74,9 +74,16 @@ int opening_close(uint32_t number);
  * it before the close. */
 void opening_leave(uint32_t number);
 
-/* Makes the calling thread a member. Returns 0; -EROFS if the opening only reads; -EUSERS; -ENOMEM;
- * or an error of token_take(). */
+/* Makes the calling thread a member. Waits for slots of dead members that are being recovered, for
+ * WAIT_TRIES_NS at most. Returns 0; -EROFS if the opening only reads; -EUSERS; -EINPROGRESS if a
+ * call without the lock of opening_locked may wait on; -ESHUTDOWN if this process closes the pool;
+ * -ENOMEM; or an error of token_take(). */
 int opening_attach(uint32_t number);
+
+/* If set, tells whether the calling thread has a lock that all others of the process need. Then
+ * opening_attach() keeps it for OPENING_LOCKED_NS at most. */
+extern bool (*opening_locked)(void);
+#define OPENING_LOCKED_NS 20000000ll
 
 /* token_hold(). No thread of this process forks during the call. */
 int opening_hold(int fd, const char *path, void **page);

@@ -32,9 +32,11 @@ static void recover_mark(struct recovery *r)
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		if (!identity)
 			continue;
-		enum token_state state = liveness_ask_member(&q, m, identity);
-		r->out->unknown += state == TOKEN_UNKNOWN;
-		if (state != TOKEN_FREE)
+		const enum token_state state = liveness_ask(&q, identity);
+		const bool kept = state == TOKEN_FREE && !device_gone(m);
+		r->out->unknown += kept || state == TOKEN_UNKNOWN;
+		r->unasked = r->unasked || state == TOKEN_UNKNOWN;
+		if (kept || state != TOKEN_FREE)
 			continue;
 		if (!member_dead(identity)) {
 			uint64_t dead = member_as_dead(identity);
@@ -149,7 +151,7 @@ static bool pass(struct recovery *r)
 {
 	struct pool_shared *shared = segment_shared(&r->p->segment);
 	r->deaths = r->ranges = 0;
-	r->left = r->no_memory = false;
+	r->left = r->no_memory = r->unasked = false;
 	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
 	r->out->unknown = r->out->postponed = 0;
 	uint64_t swept = load_seq_cst(&shared->swept);         /* [ABANDONED] */
@@ -181,7 +183,8 @@ static bool pass(struct recovery *r)
 	return true;
 }
 
-int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes)
+int recover_asking(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes,
+		   bool *unasked)
 {
 	struct recovery r = {
 		.p = p, .m = m, .token = member_token(load_relaxed(&m->identity)), .out = out
@@ -200,8 +203,15 @@ int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery
 			break;
 	}
 	out->postponed += r.left;
+	*unasked = r.unasked;
 	recovery_end(&r);
 	return error;
+}
+
+int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes)
+{
+	bool unasked;
+	return recover_asking(p, m, out, passes, &unasked);
 }
 
 /* Takes the slot of one of the dead members for the caller. -EUSERS if others were first, or may

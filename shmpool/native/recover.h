@@ -42,6 +42,11 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
  * live member ends its operation. */
 int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes);
 
+/* The same. *unasked tells whether the kernel could not be asked about some member's process. A
+ * dead member that a socket keeps is unknown too, but to all, and for longer. */
+int recover_asking(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes,
+		   bool *unasked);
+
 /* For a member that finds no buffer, finds no room behind an unpublished position, finds a single
  * role taken, or has slept for WAIT_SLICE_NS. Asks the kernel which members are dead and recovers
  * them, unless another member of the pool has asked recently. So a dead member is recovered within

@@ -43,10 +43,11 @@ bool recover_if_due(struct qmempool *p, struct member *m)
 	if (!cas_seq_cst(word, &seen, claimed)) /* elects the member that asks: pairs with itself */
 		return false;
 	int64_t began = wait_spent();
-	int error = recover_passes(p, m, &out, 1);
+	bool unasked;
+	int error = recover_asking(p, m, &out, 1, &unasked);
 	bool found = !error && (out.members || out.buffers);
 	uint64_t took = (uint64_t)(wait_spent() - began), fruitless = seen & FRUITLESS;
-	if (found || error || out.unknown)
+	if (found || error || unasked)
 		fruitless = 0; /* if this one could not ask, another one soon does */
 	else if (fruitless < FRUITLESS_MOST)
 		fruitless++;

@@ -48,6 +48,7 @@ struct recovery {
 	struct cover live;  /* one snapshot of the op records of live members */
 	bool orphans;       /* heads of chains were freed: their segments are to be swept */
 	bool left;          /* an abandoned buffer waits for room, or for a recoverer with a slot */
+	bool unasked;       /* the kernel could not be asked whether some process is alive */
 	bool no_memory;     /* a queue could not be mapped here: no slot may be freed in this run */
 	alf_position *cons; /* by queue slot, read before live */
 	uint32_t *consumer; /* by queue slot: the single consumer's tag, read after cons */

@@ -31,6 +31,7 @@ static struct topic_gone mark_topic(struct recovery *r, struct liveness *q,
 		if ((state & TOPIC_STATE_MASK) != TOPIC_DEAD) {
 			const enum token_state life = liveness_ask(q, MEMBER_ATTACHED | token);
 			r->out->unknown += life == TOKEN_UNKNOWN;
+			r->unasked = r->unasked || life == TOKEN_UNKNOWN;
 			if (life != TOKEN_FREE ||
 			    (!cas_seq_cst(word, &state, TOPIC_DEAD | token) && /* [TOPIC] */
 			     state != (TOPIC_DEAD | token)))

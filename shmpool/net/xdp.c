@@ -12,6 +12,7 @@
 #include <time.h>
 
 #define LOW(self) ((self)->size / 4) /* buffers posted: below, a slow way looks for more */
+#define LARGER_NS 2000000ll /* between two attempts while only a larger size class has buffers */
 
 static int xdp_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(names))
 {
@@ -65,6 +66,8 @@ static void xdp_dealloc(PyObject *object)
 static int post_free(struct xdp_object *self, const struct lookup *c, uint64_t handle, int64_t now)
 {
 	int error = header_reset(c, self->class, handle, now);
+	if (!error && handle_index(handle) >= self->end)
+		error = -EBADMSG; /* of a larger class: the ring that it came from was corrupted */
 	if (!error)
 		error = qmempool_adopt(c->p, self->member, handle);
 	if (error)
@@ -135,7 +138,7 @@ static uint32_t receive(struct xdp_object *self, const struct lookup *c, uint64_
 }
 
 /* Takes a buffer from anywhere, waiting until the deadline, and gives it to the kernel. 0; -EAGAIN
- * if none was free; another code, or HOT_RAISED. */
+ * if none was free, or only a larger one: then after a pause; another code, or HOT_RAISED. */
 static int64_t post_slowly(struct xdp_object *self, struct burst_object *burst, int64_t deadline)
 {
 	struct lookup c;
@@ -156,7 +159,11 @@ static int64_t post_slowly(struct xdp_object *self, struct burst_object *burst, 
 	const uint32_t index = handle_index(burst->handle[0]);
 	if (index < self->first || index >= self->end || self->in.ended) {
 		shmpool_free_many(self->key, burst->handle, 1);
-		return self->in.ended ? -ESHUTDOWN : -EAGAIN; /* of a larger class */
+		if (self->in.ended || deadline == WAIT_NEVER)
+			return self->in.ended ? -ESHUTDOWN : -EAGAIN;
+		const int64_t soon = wait_now() + LARGER_NS;
+		code = net_port_wait(&self->in, 0, deadline < soon ? deadline : soon);
+		return code < 0 ? code : -EAGAIN;
 	}
 	code = post_free(self, &c, burst->handle[0], wait_coarse());
 	xdp_given(&self->fill);
@@ -209,8 +216,13 @@ static int64_t fill(struct xdp_object *self, struct burst_object *burst, uint32_
 			return got;
 		if (unlikely(self->posted < LOW(self))) {
 			got = post_slowly(self, burst, self->posted ? WAIT_NEVER : deadline);
-			if (!got || (got == -EAGAIN && !self->posted && !net_late(deadline)))
+			if (!got || (got == -EAGAIN && !self->posted && !net_late(deadline))) {
+				if (self->in.ended)
+					return -ESHUTDOWN;
+				if (PyErr_CheckSignals())
+					return HOT_RAISED;
 				continue;
+			}
 			if (got != -EAGAIN || !self->posted)
 				return got;
 		}

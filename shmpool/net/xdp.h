@@ -90,9 +90,10 @@ static inline uint32_t xdp_index(const struct xdp_object *self, uint64_t address
 	return at < self->end - self->first ? self->first + (uint32_t)at : UINT32_MAX;
 }
 
+/* Returns its handle. The index in the header may be corrupted: the ring's is used. */
 static inline uint64_t xdp_handle(const struct lookup *c, uint32_t index)
 {
-	return load_relaxed(&pool_buffer(c->p, index)->handle);
+	return handle_of(index, buffer_generation(pool_buffer(c->p, index)));
 }
 
 /* What is at our side of a ring whose other side is the kernel's: entries to take. */

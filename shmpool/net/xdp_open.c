@@ -101,13 +101,30 @@ static int bind_socket(struct xdp_object *self, int fd, int flags)
 	return 0;
 }
 
+/* Attaches the socket's member, without the interpreter's lock: it may wait for a slot. 0, or a
+ * code. */
+static int attach_member(struct xdp_object *self, uint64_t key)
+{
+	struct member *member = NULL;
+	uint32_t *counted = opening_begin(key_pool(key));
+	PyThreadState *state = PyEval_SaveThread();
+	const int code =
+		opening_pool(key_pool(key)) ? opening_device(key_pool(key), &member) : -EBADF;
+	opening_end(counted);
+	PyEval_RestoreThread(state);
+	if (!code && !self->in.pool->key)
+		return -EBADF; /* another thread closed the pool, which ended the member */
+	self->member = member;
+	return code;
+}
+
 int xdp_begin(struct xdp_object *self, int fd, int flags)
 {
 	struct lookup c;
 	const uint64_t key = self->in.pool->key;
 	int code = key ? lookup_key(key, &c) : -EBADF;
 	if (!code)
-		code = opening_device(key_pool(key), &self->member);
+		code = attach_member(self, key);
 	if (code) {
 		hot_pool_raise(self->in.pool, code);
 		return -1;
