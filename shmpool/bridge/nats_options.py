@@ -60,7 +60,8 @@ class NatsOptions:
         default="none")))
     nkey_file: str | None = field(default=None, metadata=about(Option(
         "File with a seed of a user.", default="none")))
-    tls: bool = field(default=False, metadata=about(Option("Refuse a server without TLS.")))
+    tls: bool = field(default=False, metadata=about(Option(
+        "Refuse a server without TLS; with ca, certificate or tls://host:port it is refused too.")))
     ca: str | None = field(default=None, metadata=about(Option(
         "File with the certificates that sign the servers' ones.", default="the system's")))
     certificate: str | None = field(default=None, metadata=about(Option(

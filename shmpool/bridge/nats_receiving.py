@@ -38,10 +38,12 @@ from .nats_stream import (
     Place,
     began_again,
     first_of,
+    has_begun_again,
     jetstream,
     left_behind,
     prepare_consumer,
     prepare_stream,
+    replace_consumer,
     until_lost,
 )
 from .packing import RECORD, BadMessage, checked
@@ -85,10 +87,9 @@ class Receiving:
         consumer = await prepare_consumer(jet, self._place)
         name = f"{self._place.stream} {info.created}"  # another stream of that name begins at 1
         self._stream = hashlib.sha256(name.encode()).digest()[:SENDER]
-        if began_again(info, consumer):
+        if await has_begun_again(jet, self._place, consumer):
             self._ledger.note(self._stream, 0)
-            await jet.delete_consumer(self._place.stream, self._place.consumer)
-            consumer = await prepare_consumer(jet, self._place)
+            consumer = await replace_consumer(jet, self._place)
         wait = consumer.config.ack_wait or self._place.nats.ack_wait_s
         self._held.clear()
         self._asked, self._ended = 0, None
@@ -185,7 +186,7 @@ class Receiving:
             if first and first == before:
                 if began_again(stream, consumer):
                     self._ledger.note(self._stream, 0)
-                await jet.delete_consumer(self._place.stream, self._place.consumer)
+                await replace_consumer(jet, self._place)
                 raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
             before = first
 

@@ -30,6 +30,8 @@ CLOSE_S = 2  # for what is still to be sent when a connection ends
 PING_S = 5  # between two pings; a server that leaves PINGS of them unanswered is gone
 PINGS = 2
 WATCH_S = 0.5  # between two questions whether the connection is up
+SETTLE_S = 0.5  # in which a leader of a stream knows what another server has delivered
+STANDS_IN_S = 60.0  # for which a consumer lasts that nobody asks: one that stands in for another
 DUPLICATES_S = 120.0  # the duplicate window of a new stream
 NS = 1_000_000_000
 NAME_TAKEN = 10058  # JetStream's code: there is a stream of that name with other settings
@@ -67,7 +69,7 @@ class Place:
 
     @property
     def servers(self) -> list[str]:
-        scheme = "tls" if self.nats.tls else "nats"
+        scheme = "tls" if self.encrypted else "nats"
         return [f"{scheme}://{self.remote.bracketed}:{self.remote.port}", *self.nats.servers]
 
     @property
@@ -103,9 +105,14 @@ class Place:
         """Returns what is in a file. OSError."""
         return None if path is None else Path(path).read_text().strip()
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether a server without TLS is refused."""
+        return bool(self.nats.tls or self.nats.ca or self.nats.certificate)
+
     def tls(self) -> ssl.SSLContext | None:
         """Returns the context for TLS, or None for the default one. Refused."""
-        if not (self.nats.tls or self.nats.ca or self.nats.certificate):
+        if not (self.encrypted or any(one.startswith("tls:") for one in self.servers)):
             return None
         try:
             context = ssl.create_default_context(cafile=self.nats.ca)
@@ -116,6 +123,25 @@ class Place:
         return context
 
 
+class _Client(Client):
+    """A client that says nothing of itself over a connection that should be encrypted and is not.
+
+    nats-py encrypts only if the server asks for it, also for tls://, and whoever can answer for a
+    server would be sent the password.
+    """
+
+    def __init__(self, encrypted: bool) -> None:
+        super().__init__()
+        self._encrypted = encrypted
+
+    def _connect_command(self) -> bytes:
+        client: Any = self
+        at, writer = client._current_server.uri, client._transport._io_writer
+        if (self._encrypted or at.scheme == "tls") and not writer.get_extra_info("ssl_object"):
+            raise nats.errors.Error(f"{at.netloc} offers no TLS, and the link demands it")
+        return bytes(super()._connect_command())
+
+
 @contextlib.asynccontextmanager
 async def connected(place: Place) -> AsyncIterator[Client]:
     """Connects to the first server that answers. Raises one of TROUBLE, or Refused.
@@ -123,7 +149,7 @@ async def connected(place: Place) -> AsyncIterator[Client]:
     At the end of the block the connection is closed, and what was published before is sent if the
     server takes it within CLOSE_S.
     """
-    client = Client()
+    client = _Client(place.encrypted)
     said: list[Exception] = []
 
     async def hear(error: Exception) -> None:
@@ -293,6 +319,36 @@ async def prepare_consumer(jet: JetStreamContext, place: Place) -> api.ConsumerI
             f"{'; '.join(found)}. Name another one, or remove it"
         )
     return info
+
+
+async def has_begun_again(jet: JetStreamContext, place: Place, there: api.ConsumerInfo) -> bool:
+    """began_again(), by what the stream says after the consumer did: what is stored and delivered
+    between the two questions looks like it otherwise."""
+    for pause in (0, SETTLE_S):
+        await asyncio.sleep(pause)
+        if not began_again(await jet.stream_info(place.stream), there):
+            return False
+    return True
+
+
+async def replace_consumer(jet: JetStreamContext, place: Place) -> api.ConsumerInfo:
+    """Makes the consumer anew, so that it gets all that the stream has.
+
+    A stream that keeps what consumers want drops what the last of them wanted, when it is deleted.
+    Another one stands in for it meanwhile; if this process is killed, it ends by itself.
+    """
+    stands_in = None
+    if place.retention == api.RetentionPolicy.INTEREST:
+        config = place.consumer_config().evolve(
+            durable_name=None, inactive_threshold=STANDS_IN_S, description=place.consumer
+        )
+        stands_in = await jet.add_consumer(place.stream, config)
+    with contextlib.suppress(nats.js.errors.NotFoundError):  # another receiver was first
+        await jet.delete_consumer(place.stream, place.consumer)
+    made = await prepare_consumer(jet, place)
+    if stands_in is not None:
+        await jet.delete_consumer(place.stream, stands_in.name)
+    return made
 
 
 def began_again(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> bool:

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What links over NATS do with servers, streams and consumers that are not as they leave them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nats", reason="nats-py is not installed: shmpool[bridge]")
+
+import nats_servers
+from conftest import Eventually
+from nats_servers import Server
+from test_bridge_nats import (  # noqa: F401  # the fixtures
+    Run,
+    certificate,
+    got,
+    nats,
+    pools,
+    receives,
+    run_link,
+    sends,
+    server,
+    stream_messages,
+)
+
+import shmpool
+from shmpool.bridge import nats_receiving, nats_stream
+from shmpool.bridge.link import Link
+
+
+@dataclass
+class Rig:
+    """A server, two queues, and links between them."""
+
+    server: Server
+    here: shmpool.AlfQueue
+    there: shmpool.AlfQueue
+    run: Run
+    eventually: Eventually
+
+    def sender(self, **nats: Any) -> Link:
+        return self.run(sends(self.here, self.server, **nats))
+
+    def receiver(self, **nats: Any) -> Link:
+        """A receiver that is up."""
+        link = self.run(receives(self.there, self.server, **nats))
+        self.eventually(lambda: link.figures.state == "up")
+        return link
+
+    def ask(self, call: Callable[[Any], Any]) -> Any:
+        """Runs call(jetstream) with a connection of its own."""
+        return nats(self.server, lambda client: call(client.jetstream()))
+
+    def refused(self, link: Link, *parts: str) -> None:
+        """The link says why it is down."""
+        self.eventually(lambda: link.figures.state == "down")
+        for part in parts:
+            assert part in link.figures.why
+
+
+@pytest.fixture
+def rig(
+    server: Server,  # noqa: F811
+    pools: tuple[shmpool.AlfQueue, shmpool.AlfQueue],  # noqa: F811
+    run_link: Run,  # noqa: F811
+    eventually: Eventually,
+) -> Rig:
+    return Rig(server, *pools, run_link, eventually)
+
+
+def test_a_receiver_that_joins_under_load(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another receiver gets while this one asks for the stream and the consumer is no sign of
+    a server that has forgotten: the shared consumer stays as it is."""
+    link = rig.receiver()
+
+    async def created(jet: Any) -> object:
+        return (await jet.consumer_info("work", "shmpool")).created
+
+    before = rig.ask(created)
+    prepare = nats_receiving.prepare_consumer
+    passed = []
+
+    async def after_a_message(jet: Any, *more: Any) -> Any:
+        await jet.publish("work", b"between")
+        passed.append(b"between")
+        while not rig.there or (await jet.stream_info("work")).state.messages:
+            await asyncio.sleep(0.01)
+        return await prepare(jet, *more)
+
+    monkeypatch.setattr(nats_receiving, "prepare_consumer", after_a_message)
+    other = rig.run(receives(rig.here, rig.server, name="other"))
+    rig.eventually(lambda: other.figures.state == "up")
+    assert [b"between"] == passed == got(rig.there, 1)
+    assert before == rig.ask(created)
+    assert "up" == link.figures.state
+
+
+def test_a_consumer_that_is_made_anew_keeps_what_waits(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that keeps messages for its consumers has them still."""
+    options: dict[str, Any] = {"receivers": "all", "consumer": "one"}
+    link = rig.receiver(**options)
+    link.end()
+    assert link.join(60)
+
+    async def publish(jet: Any) -> None:
+        for i in range(3):
+            await jet.publish("work", b"%d" % i)
+
+    rig.ask(publish)
+    for module in (nats_stream, nats_receiving):
+        monkeypatch.setattr(module, "began_again", lambda *_: True)
+    rig.receiver(**options)
+    assert [b"0", b"1", b"2"] == got(rig.there, 3)
+
+    async def names(jet: Any) -> list[str]:
+        return [one.name for one in await jet.consumers_info("work")]
+
+    assert ["one"] == rig.ask(names)
+
+
+def test_a_password_is_not_sent_in_clear(
+    tmp_path: Path,
+    pools: tuple[shmpool.AlfQueue, shmpool.AlfQueue],  # noqa: F811
+    run_link: Run,  # noqa: F811
+    eventually: Eventually,
+) -> None:
+    """Who demands TLS in any way says nothing to a server that offers none."""
+    (tmp_path / "password").write_text("secret\n")
+    certificate(tmp_path)
+    more = 'trace: true\nauthorization { user: bridge, password: "secret" }'
+    with nats_servers.one(tmp_path, more) as server:  # noqa: F811
+        user: dict[str, Any] = {"user": "bridge", "password_file": f"{tmp_path}/password"}
+        away = Server(tmp_path / "away")  # never started
+        links = [
+            run_link(sends(pools[0], at, name=f"{i}", **user, **options))
+            for i, (at, options) in enumerate((
+                (server, {"tls": True}),
+                (server, {"ca": f"{tmp_path}/cert.pem"}),
+                (away, {"tls": True, "servers": [server.url]}),
+                (away, {"servers": [server.url.replace("nats:", "tls:")]}),
+            ))
+        ]  # fmt: skip
+        for link in links:
+            eventually(lambda link=link: "offers no TLS" in link.figures.why)  # type: ignore[misc]
+        assert "CONNECT" not in server.log
+        run_link(sends(pools[0], server, name="in clear", **user))
+        eventually(lambda: "CONNECT" in server.log)
