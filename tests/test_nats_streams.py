@@ -151,3 +151,27 @@ def test_a_password_is_not_sent_in_clear(
         assert "CONNECT" not in server.log
         run_link(sends(pools[0], server, name="in clear", **user))
         eventually(lambda: "CONNECT" in server.log)
+
+
+def test_a_stream_with_a_limit_for_each_subject(rig: Rig) -> None:
+    """It drops the oldest message of the subject, unless it refuses new ones."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(
+            name="work", subjects=["work"], retention="workqueue", discard="new",
+            max_msgs_per_subject=2,
+        )  # fmt: skip
+
+    async def refuse_new(jet: Any) -> None:
+        config = (await jet.stream_info("work")).config
+        await jet.update_stream(config.evolve(discard_new_per_subject=True))
+
+    rig.ask(create)
+    link = rig.sender(window=4, burst_bytes=1024)
+    rig.refused(link, "it discards old messages beyond max_msgs_per_subject 2")
+    rig.ask(refuse_new)
+    sent = [b"%d" % i * 500 for i in range(6)]
+    rig.here.send_many(sent)
+    rig.eventually(lambda: "maximum messages per subject" in link.figures.why)
+    rig.receiver()
+    assert sent == sorted(got(rig.there, 6))

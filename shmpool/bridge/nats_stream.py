@@ -263,6 +263,14 @@ def stream_differences(there: api.StreamConfig, place: Place) -> list[str]:
     limits = [f"{name} {value}" for name, value in bounds.items() if (value or 0) > 0]
     if limits and there.discard != api.DiscardPolicy.NEW:
         found.append(f"it discards old messages beyond {' and '.join(limits)}, not new ones")
+    if (there.max_msgs_per_subject or 0) > 0 and not (
+        there.discard == api.DiscardPolicy.NEW and there.discard_new_per_subject
+    ):
+        found.append(
+            f"it discards old messages beyond max_msgs_per_subject {there.max_msgs_per_subject}"
+        )
+    if _text(getattr(there, "persist_mode", None)) == "async":
+        found.append("its servers acknowledge what they can still lose (persist_mode async)")
     if (there.max_age or 0) > 0 and there.max_age != place.nats.max_age_s:
         found.append(f"it drops messages after {there.max_age:g} seconds, not after max_age_s")
     if there.no_ack:
