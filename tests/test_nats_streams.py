@@ -175,3 +175,20 @@ def test_a_stream_with_a_limit_for_each_subject(rig: Rig) -> None:
     rig.eventually(lambda: "maximum messages per subject" in link.figures.why)
     rig.receiver()
     assert sent == sorted(got(rig.there, 6))
+
+
+def test_a_stream_that_takes_only_small_messages(rig: Rig) -> None:
+    """Bursts are as small as the stream wants them."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(
+            name="work", subjects=["work"], retention="workqueue", max_msg_size=2500
+        )
+
+    rig.ask(create)
+    sent = [b"%03d" % i * 300 for i in range(20)]
+    rig.here.send_many(sent)
+    link = rig.sender()
+    rig.eventually(lambda: link.figures.packets == 20)
+    rig.receiver()
+    assert sent == got(rig.there, 20)
