@@ -8,11 +8,14 @@ import pytest
 
 pytest.importorskip("nats", reason="nats-py is not installed: shmpool[bridge]")
 
+import test_bridge_nats
 from conftest import Eventually, MakePool
+from nats.js.errors import NotFoundError
 from nats_servers import Server
 from test_bridge_nats import (  # noqa: F401  # the fixtures
     DEADLINE_S,
     Run,
+    Start,
     body,
     got,
     nats,
@@ -25,6 +28,9 @@ from test_bridge_nats import (  # noqa: F401  # the fixtures
     stream_messages,
 )
 from test_nats_streams import Rig, rig  # noqa: F401
+
+import shmpool
+from shmpool.bridge.nats_sending import VERSION
 
 Message = tuple[bytes, dict[str, str] | None]
 
@@ -79,3 +85,108 @@ def test_a_burst_that_is_refused_for_an_hour(rig: Rig) -> None:  # noqa: F811
     rig.receiver()
     assert [b"%d" % i * 900 for i in range(4)] == sorted(got(rig.there, 4))
     assert 0 == link.figures.returned
+
+
+def test_headers_that_look_like_a_servers(rig: Rig) -> None:  # noqa: F811
+    """A message is a packet also if its headers say what servers say of a request."""
+    link = rig.receiver()
+    statuses = ["100", "200", "404", "408", "409", "503"]
+    publish(rig.server, *((one.encode(), {"Status": one}) for one in statuses))
+    assert [one.encode() for one in statuses] == got(rig.there, len(statuses))
+    assert 0 == link.figures.reconnects
+
+
+def test_a_burst_of_another_version(rig: Rig) -> None:  # noqa: F811
+    """It stays in the stream, is said, and does not hold up the next ones."""
+    link = rig.receiver()
+    publish(
+        rig.server,
+        (body(b"abc"), {"Shmpool-Burst": "2 little"}),
+        (body(b"abc"), {"Shmpool-Burst": "1 big" if VERSION == "1 little" else "1 little"}),
+    )
+    rig.eventually(lambda: "stays in the stream; this is version 1" in link.figures.why)
+    publish(rig.server, (b"plain", None))
+    assert [b"plain"] == got(rig.there, 1)
+    rig.eventually(lambda: stream_messages(rig.server) == 2)
+
+
+def test_many_packets_that_the_pool_never_holds(
+    server: Server,  # noqa: F811
+    make_pool: MakePool,
+    run_link: Run,  # noqa: F811
+    eventually: Eventually,
+) -> None:
+    """They stay in the stream, more than a server lets be unacknowledged by default, and the others
+    pass."""
+    there = make_pool(buffer_size=64, capacity=128).create_queue("there", capacity=8)
+    link = run_link(receives(there, server, window=256))
+    eventually(lambda: link.figures.state == "up")
+
+    async def send(client: Any) -> None:
+        for _ in range(1010):
+            await client.publish("work", bytes(9000))
+        await client.jetstream().publish("work", b"small")
+
+    nats(server, send)
+    assert [b"small"] == got(there, 1)
+    eventually(lambda: link.figures.returned >= 1010)
+    assert 1010 == stream_messages(server)
+
+
+KILLED = """
+    import os, signal
+    from shmpool.bridge.ledger import Ledger
+    note = Ledger.note
+    def killed(ledger, sender, number):
+        if number == NUMBER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        note(ledger, sender, number)
+    Ledger.note = killed
+"""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_receiver_and_what_its_server_knows_are_lost(
+    rig: Rig,  # noqa: F811
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    """A receiver is killed between its queue and its ledger, and its server with what it had not
+    written down. The next receiver marks what came, and nothing else."""
+    run = KILLED.replace("NUMBER", str(number)) + test_bridge_nats.RUN_LINK
+    monkeypatch.setattr(test_bridge_nats, "RUN_LINK", run)
+    child = process(start, receives(rig.there, rig.server))
+    for i in range(1, number + 1):
+        rig.eventually(lambda: consumers(rig.server))
+        publish(rig.server, (b"%d" % i, None))
+        assert [(b"%d" % i, 0)] == marked(rig.there, 1)
+    assert child.process.wait(DEADLINE_S) == -9
+
+    async def forget(client: Any) -> None:
+        await client.jetstream().delete_consumer("work", "shmpool")
+
+    nats(rig.server, forget)
+    rig.receiver()
+    assert [(b"%d" % number, 1)] == marked(rig.there, 1)
+    publish(rig.server, (b"next", None))
+    assert [(b"next", 0)] == marked(rig.there, 1)
+
+
+def consumers(server: Server) -> int:  # noqa: F811
+    async def ask(client: Any) -> int:
+        try:
+            return int((await client.jetstream().stream_info("work")).state.consumer_count)
+        except NotFoundError:
+            return 0
+
+    return int(nats(server, ask))
+
+
+def marked(queue: shmpool.AlfQueue, n: int) -> list[tuple[bytes, int]]:
+    """Receives n packets, with what marks them."""
+    found = []
+    for _ in range(n):
+        with queue.get(timeout=DEADLINE_S) as buf:
+            found.append((bytes(buf), buf.redelivered))
+    return found

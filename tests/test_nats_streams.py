@@ -2,6 +2,8 @@
 """What links over NATS do with servers, streams and consumers that are not as they leave them."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import nats_servers
 from conftest import Eventually
 from nats_servers import Server
 from test_bridge_nats import (  # noqa: F401  # the fixtures
+    DEADLINE_S,
     Run,
     certificate,
     got,
@@ -28,8 +31,9 @@ from test_bridge_nats import (  # noqa: F401  # the fixtures
 )
 
 import shmpool
-from shmpool.bridge import nats_receiving, nats_stream
+from shmpool.bridge import nats_consumer, nats_receiving
 from shmpool.bridge.link import Link
+from shmpool.bridge.nats_stream import first_of
 
 
 @dataclass
@@ -99,7 +103,7 @@ def test_a_receiver_that_joins_under_load(rig: Rig, monkeypatch: pytest.MonkeyPa
     assert "up" == link.figures.state
 
 
-def test_a_consumer_that_is_made_anew_keeps_what_waits(
+def test_a_consumer_that_is_made_again_keeps_what_waits(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stream that keeps messages for its consumers has them still."""
@@ -113,7 +117,7 @@ def test_a_consumer_that_is_made_anew_keeps_what_waits(
             await jet.publish("work", b"%d" % i)
 
     rig.ask(publish)
-    for module in (nats_stream, nats_receiving):
+    for module in (nats_consumer, nats_receiving):
         monkeypatch.setattr(module, "began_again", lambda *_: True)
     rig.receiver(**options)
     assert [b"0", b"1", b"2"] == got(rig.there, 3)
@@ -192,3 +196,103 @@ def test_a_stream_that_takes_only_small_messages(rig: Rig) -> None:
     rig.eventually(lambda: link.figures.packets == 20)
     rig.receiver()
     assert sent == got(rig.there, 20)
+
+
+def test_an_existing_consumer(rig: Rig) -> None:
+    """The link says what it cannot use of it, and begins when that has changed."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["work", "site.*"], retention="workqueue")
+        await jet.add_consumer(
+            "work", durable_name="shmpool", ack_policy="explicit", filter_subject="site.*",
+            headers_only=True,
+        )  # fmt: skip
+
+    async def delete(jet: Any) -> None:
+        await jet.delete_consumer("work", "shmpool")
+
+    rig.ask(create)
+    link = rig.run(receives(rig.there, rig.server))
+    rig.refused(link, "max_ack_pending 1000", "headers_only", "it gets site.*, not all subjects")
+    rig.ask(delete)
+    rig.eventually(lambda: link.figures.state == "up")
+
+
+def test_a_receiver_gets_its_subject(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other messages of the stream wait for others, and are no sign that a server has forgotten
+    what was done; one without a subject gets all."""
+    checks = []
+    left_behind = nats_receiving.left_behind
+
+    async def counted(*more: Any) -> int:
+        checks.append(await left_behind(*more))
+        return checks[-1]
+
+    monkeypatch.setattr(nats_receiving, "left_behind", counted)
+    monkeypatch.setattr(nats_receiving, "CHECK_S", 0.05)
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["site.*"], retention="workqueue")
+
+    async def publish(jet: Any) -> None:
+        for subject in ("site.b", "site.a", "site.c"):
+            await jet.publish(subject, subject.encode())
+
+    rig.ask(create)
+    first = rig.receiver(subject="site.a", name="a")
+    rig.ask(publish)
+    assert [b"site.a"] == got(rig.there, 1)
+    rig.eventually(lambda: stream_messages(rig.server) == 2)
+    before = len(checks)
+    rig.eventually(lambda: len(checks) > before + 3)
+    assert {0} == set(checks[before:])
+    second = rig.run(receives(rig.here, rig.server, subject="site.b", name="b", consumer="b"))
+    assert [b"site.b"] == got(rig.here, 1)
+    third = rig.run(receives(rig.here, rig.server, subject="site.c", name="c"))
+    rig.refused(third, "it gets site.a, not site.c")
+    assert 0 == len(rig.there)
+    for link in (first, second, third):
+        link.end()
+        assert link.join(60)
+
+    async def delete(jet: Any) -> None:
+        for name in ("shmpool", "b"):
+            await jet.delete_consumer("work", name)
+
+    rig.ask(delete)
+    rig.receiver(name="all")
+    rig.ask(publish)
+    assert [b"site.a", b"site.b", b"site.c", b"site.c"] == sorted(got(rig.there, 4))
+
+
+def test_a_sender_whose_subject_nobody_receives(rig: Rig) -> None:
+    """A stream for all receivers would drop what it sends."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["site.*"], retention="interest")
+
+    rig.ask(create)
+    options: dict[str, Any] = {"receivers": "all", "consumer": "a"}
+    rig.receiver(subject="site.a", **options)
+    rig.here.send(b"kept")
+    link = rig.sender(subject="site.b", receivers="all")
+    rig.refused(link, "no receiver of site.b yet")
+    other = options | {"consumer": "b", "subject": "site.b", "name": "b"}
+    rig.run(receives(rig.there, rig.server, **other))
+    assert [b"kept"] == got(rig.there, 1)
+
+
+def test_calls_that_swallow_a_cancellation() -> None:
+    """They end all the same, as a link must."""
+
+    async def swallows() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(DEADLINE_S)
+        await asyncio.sleep(DEADLINE_S)
+
+    async def ends() -> None:
+        await asyncio.sleep(0)
+
+    began = time.monotonic()
+    asyncio.run(first_of(ends(), swallows()))
+    assert time.monotonic() < began + DEADLINE_S

@@ -27,7 +27,8 @@ class NatsOptions:
         "Other servers of the cluster, such as nats://other:4222.",
         default="[]")))
     subject: str | None = field(default=None, metadata=about(Option(
-        "Subject that the stream's messages have.", default="the stream's name")))
+        "Subject that a sender's messages have, and the only one that a receiver gets.",
+        default="the stream's name; a receiver gets all")))
     consumer: str | None = field(default=None, metadata=about(Option(
         "Name of the consumer that receivers share, or, with receivers = \"all\", that each has of "
         "its own.", default=CONSUMER)))

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import RetentionPolicy
 
 from .. import errors
 from .._hot import Buffer
 from .config import PACKETS_MAX
 from .ends import Batch, Refused, Source
 from .link import DRAIN_S
+from .nats_consumer import has_receiver
 from .nats_stream import HEADERS, Place, first_of, jetstream, prepare_stream, until_lost
 from .packing import fitting
 from .stopping import Ending
@@ -74,11 +74,12 @@ class Sending:
 
     async def serve(self, client: Client, ending: asyncio.Event) -> None:
         """Sends over this connection. Raises Ending or ShutDown at the end, or one of TROUBLE."""
-        info = await prepare_stream(jetstream(client, self._place), self._place)
-        if info.config.retention == RetentionPolicy.INTEREST and not info.state.consumer_count:
+        jet = jetstream(client, self._place)
+        info = await prepare_stream(jet, self._place)
+        if not await has_receiver(jet, self._place, info):
             raise Refused(
-                f"stream {self._place.stream!r} has no receiver yet, and keeps nothing for those "
-                "that come later: start them first"
+                f"stream {self._place.stream!r} has no receiver of {self._place.subject} yet, and "
+                "keeps nothing for those that come later: start them first"
             )
         most = [client.max_payload, info.config.max_msg_size or 0]
         self._most = min(n for n in most if n > 0) - HEADERS
