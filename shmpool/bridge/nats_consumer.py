@@ -123,7 +123,7 @@ async def replace_consumer(
     """Makes the consumer again, so that it gets all that the stream has.
 
     A stream that keeps what consumers want drops what the last of them wanted, when it is deleted.
-    Another one stands in for it meanwhile; if this process is killed, it ends by itself.
+    Another one stands in for it so long; if this process is killed, it ends by itself.
     """
     stands_in = None
     if stream.config.retention == api.RetentionPolicy.INTEREST:

@@ -116,7 +116,7 @@ class Place:
 class _Client(Client):
     """A client that says nothing of itself over a connection that should be encrypted and is not.
 
-    nats-py encrypts only if the server asks for it, also for tls://, and whoever can answer for a
+    nats-py encrypts only if the server asks for it, also for tls://. A process that answers for a
     server would be sent the password.
     """
 
