@@ -27,7 +27,8 @@ class NatsOptions:
         "Other servers of the cluster, such as nats://other:4222.",
         default="[]")))
     subject: str | None = field(default=None, metadata=about(Option(
-        "Subject that the stream's messages have.", default="the stream's name")))
+        "Subject that a sender's messages have, and the only one that a receiver gets.",
+        default="the stream's name; a receiver gets all")))
     consumer: str | None = field(default=None, metadata=about(Option(
         "Name of the consumer that receivers share, or, with receivers = \"all\", that each has of "
         "its own.", default=CONSUMER)))
@@ -60,7 +61,8 @@ class NatsOptions:
         default="none")))
     nkey_file: str | None = field(default=None, metadata=about(Option(
         "File with a seed of a user.", default="none")))
-    tls: bool = field(default=False, metadata=about(Option("Refuse a server without TLS.")))
+    tls: bool = field(default=False, metadata=about(Option(
+        "Refuse a server without TLS; with ca, certificate or tls://host:port it is refused too.")))
     ca: str | None = field(default=None, metadata=about(Option(
         "File with the certificates that sign the servers' ones.", default="the system's")))
     certificate: str | None = field(default=None, metadata=about(Option(

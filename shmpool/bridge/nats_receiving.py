@@ -9,7 +9,8 @@ has put it, and else marked as redelivered:
     a receiver was killed                  the server's count of its deliveries
     the sender has published it again      its header Shmpool-Again
     a killed server forgot what was done   its number in the stream: a stream is delivered in order,
-                                           and the ledger has the highest number
+                                           and the ledger has the highest number; the first one
+                                           above it was perhaps put by a receiver that was killed
 
 A message of another program, without the header Shmpool-Burst, is one packet.
 """
@@ -27,23 +28,21 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo, StreamInfo
 
 from .. import errors
 from .._hot import packed_longest
 from .ends import Progress, Target
 from .ledger import SENDER, Ledger
-from .nats_sending import BODY, VERSION
-from .nats_stream import (
-    NS,
-    Place,
+from .nats_consumer import (
     began_again,
-    first_of,
-    jetstream,
+    has_begun_again,
     left_behind,
     prepare_consumer,
-    prepare_stream,
-    until_lost,
+    replace_consumer,
 )
+from .nats_sending import BODY, VERSION
+from .nats_stream import NS, Place, first_of, jetstream, prepare_stream, until_lost
 from .packing import RECORD, BadMessage, checked
 from .stopping import Ending
 
@@ -55,9 +54,10 @@ EXPIRES_S = 30.0  # for which a server keeps a request
 HEARTBEAT_S = 2.0  # between two signs of life of a request
 SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
 CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
-RETRY_S = 30.0  # before a server delivers again what the pool can never hold
+RETRY_S = 30.0  # before a server delivers again what cannot be put here
 _PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
 _LENGTH = struct.Struct("=I")  # what a record begins with
+ORIGIN = "$JS.ACK."  # what the reply subject of a message from a stream begins with
 ENDED = ("404", "408")  # statuses of a request that has ended
 ALIVE = "100"  # of one that goes on
 
@@ -77,18 +77,18 @@ class Receiving:
         self._came = asyncio.Event()
         self._ended: Exception | None = None  # why no more come
         self._stream = b""  # the stream's identity, as the ledger has it
+        self._newest = 0  # number that a receiver before this one can have put
 
     async def serve(self, client: Client, ending: asyncio.Event) -> None:
         """Receives over this connection. Raises Ending at the end, or one of TROUBLE."""
         jet = jetstream(client, self._place)
         info = await prepare_stream(jet, self._place)
-        consumer = await prepare_consumer(jet, self._place)
+        consumer = await prepare_consumer(jet, self._place, info)
         name = f"{self._place.stream} {info.created}"  # another stream of that name begins at 1
-        self._stream = hashlib.sha256(name.encode()).digest()[:SENDER]
-        if began_again(info, consumer):
+        self._meet(hashlib.sha256(name.encode()).digest()[:SENDER], info, consumer)
+        if await has_begun_again(jet, self._place, consumer):
             self._ledger.note(self._stream, 0)
-            await jet.delete_consumer(self._place.stream, self._place.consumer)
-            consumer = await prepare_consumer(jet, self._place)
+            consumer = await replace_consumer(jet, self._place, info)
         wait = consumer.config.ack_wait or self._place.nats.ack_wait_s
         self._held.clear()
         self._asked, self._ended = 0, None
@@ -110,6 +110,16 @@ class Receiving:
             self._held.clear()
             self._count()
         raise Ending
+
+    def _meet(self, stream: bytes, info: StreamInfo, consumer: ConsumerInfo) -> None:
+        """Notes what there was of a stream before the first message from it."""
+        if stream == self._stream:
+            return
+        self._stream, self._newest = stream, info.state.last_seq
+        if consumer.delivered is not None:
+            self._newest = max(self._newest, consumer.delivered.stream_seq)
+        if self._ledger.last(stream) is None:  # if this process is killed, the next one knows
+            self._ledger.note(stream, 0)
 
     async def _ask(self, client: Client, inbox: str) -> None:
         """Asks for messages, so that a window of them is here or on its way."""
@@ -142,7 +152,7 @@ class Receiving:
     async def _arrived(self, msg: Msg) -> None:
         """A message, or what the server says of a request."""
         status = (msg.headers or {}).get("Status")
-        if status is None:
+        if msg.reply.startswith(ORIGIN):  # its headers are a program's, whatever they are
             self._asked = max(self._asked - 1, 0)
             self._held.append(msg)
             self._came.set()
@@ -179,13 +189,13 @@ class Receiving:
             try:
                 consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
                 stream = await jet.stream_info(self._place.stream)
+                first = await left_behind(jet, self._place, stream, consumer)
             except (TimeoutError, nats.js.errors.ServiceUnavailableError):
                 continue  # a cluster without a leader
-            first = left_behind(stream, consumer)
             if first and first == before:
                 if began_again(stream, consumer):
                     self._ledger.note(self._stream, 0)
-                await jet.delete_consumer(self._place.stream, self._place.consumer)
+                await replace_consumer(jet, self._place, stream)
                 raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
             before = first
 
@@ -206,6 +216,9 @@ class Receiving:
                 self._figures.returned += 1
                 self._link.down(str(error))
                 await msg.nak(RETRY_S)
+            except _OtherVersion as error:  # another receiver may understand it, or a later one
+                self._link.down(str(error))
+                await msg.nak(RETRY_S)
             self._held.popleft()
             self._count()
             self._turn.set()
@@ -218,7 +231,9 @@ class Receiving:
         """
         headers = msg.headers or {}
         deliveries, number, stored = _origin(msg.reply)
-        key = headers.get("Nats-Msg-Id") or f"{number} at {stored}"
+        key = f"{number} at {stored}"
+        if "Shmpool-Burst" in headers:  # who else gives names may give the same one twice
+            key = headers.get("Nats-Msg-Id") or key
         if key in self._known:
             self._figures.doubled += 1
             return
@@ -228,11 +243,12 @@ class Receiving:
             table, data = _up_to(largest, table, data)
             if key in self._apart or not table:
                 raise _too_large(longest, largest)
-        highest = self._ledger.last(self._stream)
+        highest = self._ledger.last(self._stream) or 0
         again = (
             deliveries > 1
             or "Shmpool-Again" in headers
-            or (highest is not None and number <= highest)
+            or number <= highest
+            or (number <= self._newest and self._ledger.is_next(self._stream, highest + 1))
         )
         if self._partly is None or self._partly[0] != key:
             self._partly = key, Progress()
@@ -242,7 +258,7 @@ class Receiving:
         done[key] = None
         if len(done) > KNOWN:
             done.popitem(last=False)
-        if highest is None or number > highest:
+        if number > highest:
             self._ledger.note(self._stream, number)
         figures = self._figures
         figures.bursts += 1
@@ -287,16 +303,20 @@ def _up_to(largest: int, table: memoryview, data: memoryview) -> tuple[memoryvie
     return memoryview(b"".join(records)), memoryview(b"".join(payloads))
 
 
+class _OtherVersion(errors.ShmpoolError):
+    """A burst as bridges here do not write them."""
+
+
 def _parts(data: bytes, headers: dict[str, str]) -> tuple[memoryview, memoryview]:
-    """Returns a burst's table and the bytes of its packets. Raises BadMessage."""
+    """Returns a burst's table and the bytes of its packets. Raises BadMessage, _OtherVersion."""
     version = headers.get("Shmpool-Burst")
     view = memoryview(data)
     if version is None:
         return memoryview(_PLAIN.pack(len(data), 0, 0, 0, 0, 0)), view
     if version != VERSION:
-        raise BadMessage(
-            f"a burst of version {version!r:.40}; this is version 1 of a {sys.byteorder}-endian "
-            "machine"
+        raise _OtherVersion(
+            f"a burst of version {version!r:.40} stays in the stream; this is version 1 of a "
+            f"{sys.byteorder}-endian machine"
         )
     if len(data) < BODY.size:
         raise BadMessage(f"a body of {len(data)} bytes")

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import RetentionPolicy
 
 from .. import errors
 from .._hot import Buffer
 from .config import PACKETS_MAX
 from .ends import Batch, Refused, Source
 from .link import DRAIN_S
+from .nats_consumer import has_receiver
 from .nats_stream import HEADERS, Place, first_of, jetstream, prepare_stream, until_lost
 from .packing import fitting
 from .stopping import Ending
@@ -42,6 +42,8 @@ BODY = struct.Struct("<I")
 VERSION = f"1 {sys.byteorder}"
 ACK_S = (5.0, 60.0)  # first and longest wait for the server's acknowledgement
 REFUSED_S = 1.0  # pause after the server has refused a burst
+RETURN_S = 0.02  # pause after a packet that is returned
+DOUBLINGS = 10  # of the wait; more would be no longer, and no number some day
 SCAN_S = 0.25  # between two looks for bursts that wait too long
 
 
@@ -67,16 +69,20 @@ class Sending:
         self._next = 0
         self._unacked: dict[int, _Sent] = {}  # oldest first
         self._acked = asyncio.Event()
+        self._most = 0  # bytes of a message, without its headers: what server and stream take
         self._size = 1024.0  # bytes of a packet, with its record: an average
 
     async def serve(self, client: Client, ending: asyncio.Event) -> None:
         """Sends over this connection. Raises Ending or ShutDown at the end, or one of TROUBLE."""
-        info = await prepare_stream(jetstream(client, self._place), self._place)
-        if info.config.retention == RetentionPolicy.INTEREST and not info.state.consumer_count:
+        jet = jetstream(client, self._place)
+        info = await prepare_stream(jet, self._place)
+        if not await has_receiver(jet, self._place, info):
             raise Refused(
-                f"stream {self._place.stream!r} has no receiver yet, and keeps nothing for those "
-                "that come later: start them first"
+                f"stream {self._place.stream!r} has no receiver of {self._place.subject} yet, and "
+                "keeps nothing for those that come later: start them first"
             )
+        most = [client.max_payload, info.config.max_msg_size or 0]
+        self._most = min(n for n in most if n > 0) - HEADERS
         inbox = client.new_inbox()
         await client.subscribe(f"{inbox}.*", cb=self._answered)
         self._link.up()
@@ -111,8 +117,11 @@ class Sending:
             except errors.ShutDown:
                 return
             # No await before each part is in _unacked: who is cancelled has lost none.
-            for sent, body in list(self._divided(batch, client.max_payload - HEADERS)):
+            returned = self._figures.returned
+            for sent, body in list(self._divided(batch, self._most)):
                 await self._publish(client, inbox, sent, body)
+            if self._figures.returned != returned:  # it may be the only one, and come at once
+                await asyncio.sleep(RETURN_S)
             self._figures.lag = self._source.waiting
 
     async def _all_acked(self) -> None:
@@ -146,7 +155,8 @@ class Sending:
         self._figures.returned += batch.n
         self._link.down(
             f"a packet makes a message of {size} bytes; the server takes at most {most}: raise its "
-            "max_payload, or give the queue a dead_letter and max_redeliveries"
+            "max_payload or the stream's max_msg_size, or give the queue a dead_letter and "
+            "max_redeliveries"
         )
 
     async def _publish(
@@ -156,7 +166,7 @@ class Sending:
         if sent.times:
             headers["Shmpool-Again"] = str(sent.times)
             self._figures.redelivered += sent.batch.n
-        sent.due = time.monotonic() + min(ACK_S[0] * 2**sent.times, ACK_S[1])
+        sent.due = time.monotonic() + min(ACK_S[0] * 2 ** min(sent.times, DOUBLINGS), ACK_S[1])
         sent.times += 1
         await client.publish(
             self._place.subject,

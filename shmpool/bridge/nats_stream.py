@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections to servers of NATS, and the stream and the consumer that a link uses there.
+"""Connections to servers of NATS, and the stream that a link uses there.
 
 A connection ends for good with its first trouble, and the link makes a new one. nats-py's own
 reconnecting gives up at refused credentials, and sends again what nobody waits for any more.
 
-Not in here: what is published and consumed (nats.py).
+Not in here: its consumer (nats_consumer.py), what is published and received (nats.py).
 """
 
 import asyncio
@@ -29,6 +29,7 @@ REQUEST_S = 5.0  # for an answer of JetStream
 CLOSE_S = 2  # for what is still to be sent when a connection ends
 PING_S = 5  # between two pings; a server that leaves PINGS of them unanswered is gone
 PINGS = 2
+CANCEL_S = 0.5  # before a call that goes on although it was cancelled is cancelled again
 WATCH_S = 0.5  # between two questions whether the connection is up
 DUPLICATES_S = 120.0  # the duplicate window of a new stream
 NS = 1_000_000_000
@@ -67,7 +68,7 @@ class Place:
 
     @property
     def servers(self) -> list[str]:
-        scheme = "tls" if self.nats.tls else "nats"
+        scheme = "tls" if self.encrypted else "nats"
         return [f"{scheme}://{self.remote.bracketed}:{self.remote.port}", *self.nats.servers]
 
     @property
@@ -90,22 +91,18 @@ class Place:
             max_age=self.nats.max_age_s or 0,
         )
 
-    def consumer_config(self) -> api.ConsumerConfig:
-        """What a new consumer is."""
-        return api.ConsumerConfig(
-            durable_name=self.consumer,
-            ack_policy=api.AckPolicy.EXPLICIT,
-            ack_wait=self.nats.ack_wait_s,
-            deliver_policy=api.DeliverPolicy.ALL,
-        )
-
     def secret(self, path: str | None) -> str | None:
         """Returns what is in a file. OSError."""
         return None if path is None else Path(path).read_text().strip()
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether a server without TLS is refused."""
+        return bool(self.nats.tls or self.nats.ca or self.nats.certificate)
+
     def tls(self) -> ssl.SSLContext | None:
         """Returns the context for TLS, or None for the default one. Refused."""
-        if not (self.nats.tls or self.nats.ca or self.nats.certificate):
+        if not (self.encrypted or any(one.startswith("tls:") for one in self.servers)):
             return None
         try:
             context = ssl.create_default_context(cafile=self.nats.ca)
@@ -116,6 +113,25 @@ class Place:
         return context
 
 
+class _Client(Client):
+    """A client that says nothing of itself over a connection that should be encrypted and is not.
+
+    nats-py encrypts only if the server asks for it, also for tls://. A process that answers for a
+    server would be sent the password.
+    """
+
+    def __init__(self, encrypted: bool) -> None:
+        super().__init__()
+        self._encrypted = encrypted
+
+    def _connect_command(self) -> bytes:
+        client: Any = self
+        at, writer = client._current_server.uri, client._transport._io_writer
+        if (self._encrypted or at.scheme == "tls") and not writer.get_extra_info("ssl_object"):
+            raise nats.errors.Error(f"{at.netloc} offers no TLS, and the link demands it")
+        return bytes(super()._connect_command())
+
+
 @contextlib.asynccontextmanager
 async def connected(place: Place) -> AsyncIterator[Client]:
     """Connects to the first server that answers. Raises one of TROUBLE, or Refused.
@@ -123,7 +139,7 @@ async def connected(place: Place) -> AsyncIterator[Client]:
     At the end of the block the connection is closed, and what was published before is sent if the
     server takes it within CLOSE_S.
     """
-    client = Client()
+    client = _Client(place.encrypted)
     said: list[Exception] = []
 
     async def hear(error: Exception) -> None:
@@ -186,8 +202,10 @@ async def first_of(*calls: Coroutine[Any, Any, None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:  # wait_for() of Python 3.11 sometimes swallows it
+                task.cancel()
+            await asyncio.wait(left, timeout=CANCEL_S)
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in tasks:
         if task in done:
@@ -230,19 +248,28 @@ def stream_differences(there: api.StreamConfig, place: Place) -> list[str]:
     found = []
     subjects = there.subjects or []
     if there.retention != place.retention:
-        found.append(f"its retention is {_text(there.retention)}, not {_text(place.retention)}")
-    if not any(covers(pattern, place.subject) for pattern in subjects):
+        found.append(f"its retention is {text(there.retention)}, not {text(place.retention)}")
+    takes_all = not place.link.sends and place.nats.subject is None
+    if not takes_all and not any(covers(pattern, place.subject) for pattern in subjects):
         found.append(f"its subjects are {', '.join(subjects) or 'none'}, without {place.subject}")
     bounds = {"max_msgs": there.max_msgs, "max_bytes": there.max_bytes}
     limits = [f"{name} {value}" for name, value in bounds.items() if (value or 0) > 0]
     if limits and there.discard != api.DiscardPolicy.NEW:
         found.append(f"it discards old messages beyond {' and '.join(limits)}, not new ones")
+    if (there.max_msgs_per_subject or 0) > 0 and not (
+        there.discard == api.DiscardPolicy.NEW and there.discard_new_per_subject
+    ):
+        found.append(
+            f"it discards old messages beyond max_msgs_per_subject {there.max_msgs_per_subject}"
+        )
+    if text(getattr(there, "persist_mode", None)) == "async":
+        found.append("its servers acknowledge what they can still lose (persist_mode async)")
     if (there.max_age or 0) > 0 and there.max_age != place.nats.max_age_s:
         found.append(f"it drops messages after {there.max_age:g} seconds, not after max_age_s")
     if there.no_ack:
         found.append("it does not acknowledge what is published (no_ack)")
     for name, asked, value in (
-        ("storage", place.nats.storage, _text(there.storage)),
+        ("storage", place.nats.storage, text(there.storage)),
         ("replicas", place.nats.replicas, there.num_replicas),
         ("duplicate_window_s", place.nats.duplicate_window_s, there.duplicate_window),
     ):
@@ -251,7 +278,8 @@ def stream_differences(there: api.StreamConfig, place: Place) -> list[str]:
     return found
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Returns a setting as JetStream writes it."""
     return str(getattr(value, "value", value))
 
 
@@ -264,50 +292,3 @@ def covers(pattern: str, subject: str) -> bool:
         if i >= len(given) or word not in ("*", given[i]):
             return False
     return len(words) == len(given)
-
-
-async def prepare_consumer(jet: JetStreamContext, place: Place) -> api.ConsumerInfo:
-    """Creates the consumer unless it exists. Raises Refused, or one of TROUBLE."""
-    try:
-        info: api.ConsumerInfo = await jet.consumer_info(place.stream, place.consumer)
-    except nats.js.errors.NotFoundError:
-        try:
-            info = await jet.add_consumer(place.stream, place.consumer_config())
-        except nats.js.errors.APIError as error:
-            if error.err_code in NO_REPLICAS or error.code == 503:
-                raise
-            raise Refused(
-                f"consumer {place.consumer!r} of stream {place.stream!r} cannot be created: "
-                f"{error.description}"
-            ) from None
-    there, found = info.config, []
-    if there.deliver_subject:
-        found.append("it pushes, and a link pulls")
-    if there.ack_policy != api.AckPolicy.EXPLICIT:
-        found.append(f"its ack_policy is {_text(there.ack_policy)}, not explicit")
-    if (there.max_deliver or 0) > 0:
-        found.append(f"it gives a message up after max_deliver {there.max_deliver}")
-    if found:
-        raise Refused(
-            f"consumer {place.consumer!r} of stream {place.stream!r} exists, and "
-            f"{'; '.join(found)}. Name another one, or remove it"
-        )
-    return info
-
-
-def began_again(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> bool:
-    """Whether a server that was killed has forgotten the stream's numbers, and begun at 1.
-
-    Before 2.11 a server does so if it is killed while it removes the last message of a work queue.
-    The consumer then waits for numbers that are long to come, and messages stay in the stream.
-    """
-    return consumer.delivered is not None and consumer.delivered.stream_seq > stream.state.last_seq
-
-
-def left_behind(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> int:
-    """Returns the number of the first message of a work queue that the consumer takes for done, or
-    0. For an instant a message is both; for longer, only after a server has forgotten something."""
-    state, floor = stream.state, consumer.ack_floor
-    if stream.config.retention != api.RetentionPolicy.WORK_QUEUE or floor is None:
-        return 0
-    return state.first_seq if state.messages > 0 and state.first_seq <= floor.stream_seq else 0

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What links over NATS do with servers, streams and consumers that are not as they leave them."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nats", reason="nats-py is not installed: shmpool[bridge]")
+
+import nats_servers
+from conftest import Eventually
+from nats_servers import Server
+from test_bridge_nats import (  # noqa: F401  # the fixtures
+    DEADLINE_S,
+    Run,
+    certificate,
+    got,
+    nats,
+    pools,
+    receives,
+    run_link,
+    sends,
+    server,
+    stream_messages,
+)
+
+import shmpool
+from shmpool.bridge import nats_consumer, nats_receiving
+from shmpool.bridge.link import Link
+from shmpool.bridge.nats_stream import first_of
+
+
+@dataclass
+class Rig:
+    """A server, two queues, and links between them."""
+
+    server: Server
+    here: shmpool.AlfQueue
+    there: shmpool.AlfQueue
+    run: Run
+    eventually: Eventually
+
+    def sender(self, **nats: Any) -> Link:
+        return self.run(sends(self.here, self.server, **nats))
+
+    def receiver(self, **nats: Any) -> Link:
+        """A receiver that is up."""
+        link = self.run(receives(self.there, self.server, **nats))
+        self.eventually(lambda: link.figures.state == "up")
+        return link
+
+    def ask(self, call: Callable[[Any], Any]) -> Any:
+        """Runs call(jetstream) with a connection of its own."""
+        return nats(self.server, lambda client: call(client.jetstream()))
+
+    def refused(self, link: Link, *parts: str) -> None:
+        """The link says why it is down."""
+        self.eventually(lambda: link.figures.state == "down")
+        for part in parts:
+            assert part in link.figures.why
+
+
+@pytest.fixture
+def rig(
+    server: Server,  # noqa: F811
+    pools: tuple[shmpool.AlfQueue, shmpool.AlfQueue],  # noqa: F811
+    run_link: Run,  # noqa: F811
+    eventually: Eventually,
+) -> Rig:
+    return Rig(server, *pools, run_link, eventually)
+
+
+def test_a_receiver_that_joins_under_load(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another receiver gets while this one asks for the stream and the consumer is no sign of
+    a server that has forgotten: the shared consumer stays as it is."""
+    link = rig.receiver()
+
+    async def created(jet: Any) -> object:
+        return (await jet.consumer_info("work", "shmpool")).created
+
+    before = rig.ask(created)
+    prepare = nats_receiving.prepare_consumer
+    passed = []
+
+    async def after_a_message(jet: Any, *more: Any) -> Any:
+        await jet.publish("work", b"between")
+        passed.append(b"between")
+        while not rig.there or (await jet.stream_info("work")).state.messages:
+            await asyncio.sleep(0.01)
+        return await prepare(jet, *more)
+
+    monkeypatch.setattr(nats_receiving, "prepare_consumer", after_a_message)
+    other = rig.run(receives(rig.here, rig.server, name="other"))
+    rig.eventually(lambda: other.figures.state == "up")
+    assert [b"between"] == passed == got(rig.there, 1)
+    assert before == rig.ask(created)
+    assert "up" == link.figures.state
+
+
+def test_a_consumer_that_is_made_again_keeps_what_waits(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that keeps messages for its consumers has them still."""
+    options: dict[str, Any] = {"receivers": "all", "consumer": "one"}
+    link = rig.receiver(**options)
+    link.end()
+    assert link.join(60)
+
+    async def publish(jet: Any) -> None:
+        for i in range(3):
+            await jet.publish("work", b"%d" % i)
+
+    rig.ask(publish)
+    for module in (nats_consumer, nats_receiving):
+        monkeypatch.setattr(module, "began_again", lambda *_: True)
+    rig.receiver(**options)
+    assert [b"0", b"1", b"2"] == got(rig.there, 3)
+
+    async def names(jet: Any) -> list[str]:
+        return [one.name for one in await jet.consumers_info("work")]
+
+    assert ["one"] == rig.ask(names)
+
+
+def test_a_password_is_not_sent_in_clear(
+    tmp_path: Path,
+    pools: tuple[shmpool.AlfQueue, shmpool.AlfQueue],  # noqa: F811
+    run_link: Run,  # noqa: F811
+    eventually: Eventually,
+) -> None:
+    """Who demands TLS in any way says nothing to a server that offers none."""
+    (tmp_path / "password").write_text("secret\n")
+    certificate(tmp_path)
+    more = 'trace: true\nauthorization { user: bridge, password: "secret" }'
+    with nats_servers.one(tmp_path, more) as server:  # noqa: F811
+        user: dict[str, Any] = {"user": "bridge", "password_file": f"{tmp_path}/password"}
+        away = Server(tmp_path / "away")  # never started
+        links = [
+            run_link(sends(pools[0], at, name=f"{i}", **user, **options))
+            for i, (at, options) in enumerate((
+                (server, {"tls": True}),
+                (server, {"ca": f"{tmp_path}/cert.pem"}),
+                (away, {"tls": True, "servers": [server.url]}),
+                (away, {"servers": [server.url.replace("nats:", "tls:")]}),
+            ))
+        ]  # fmt: skip
+        for link in links:
+            eventually(lambda link=link: "offers no TLS" in link.figures.why)  # type: ignore[misc]
+        assert "CONNECT" not in server.log
+        run_link(sends(pools[0], server, name="in clear", **user))
+        eventually(lambda: "CONNECT" in server.log)
+
+
+def test_a_stream_with_a_limit_for_each_subject(rig: Rig) -> None:
+    """It drops the oldest message of the subject, unless it refuses new ones."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(
+            name="work", subjects=["work"], retention="workqueue", discard="new",
+            max_msgs_per_subject=2,
+        )  # fmt: skip
+
+    async def refuse_new(jet: Any) -> None:
+        config = (await jet.stream_info("work")).config
+        await jet.update_stream(config.evolve(discard_new_per_subject=True))
+
+    rig.ask(create)
+    link = rig.sender(window=4, burst_bytes=1024)
+    rig.refused(link, "it discards old messages beyond max_msgs_per_subject 2")
+    rig.ask(refuse_new)
+    sent = [b"%d" % i * 500 for i in range(6)]
+    rig.here.send_many(sent)
+    rig.eventually(lambda: "maximum messages per subject" in link.figures.why)
+    rig.receiver()
+    assert sent == sorted(got(rig.there, 6))
+
+
+def test_a_stream_that_takes_only_small_messages(rig: Rig) -> None:
+    """Bursts are as small as the stream wants them."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(
+            name="work", subjects=["work"], retention="workqueue", max_msg_size=2500
+        )
+
+    rig.ask(create)
+    sent = [b"%03d" % i * 300 for i in range(20)]
+    rig.here.send_many(sent)
+    link = rig.sender()
+    rig.eventually(lambda: link.figures.packets == 20)
+    rig.receiver()
+    assert sent == got(rig.there, 20)
+
+
+def test_an_existing_consumer(rig: Rig) -> None:
+    """The link says what it cannot use of it, and begins when that has changed."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["work", "site.*"], retention="workqueue")
+        await jet.add_consumer(
+            "work", durable_name="shmpool", ack_policy="explicit", filter_subject="site.*",
+            headers_only=True,
+        )  # fmt: skip
+
+    async def delete(jet: Any) -> None:
+        await jet.delete_consumer("work", "shmpool")
+
+    rig.ask(create)
+    link = rig.run(receives(rig.there, rig.server))
+    rig.refused(link, "max_ack_pending 1000", "headers_only", "it gets site.*, not all subjects")
+    rig.ask(delete)
+    rig.eventually(lambda: link.figures.state == "up")
+
+
+def test_a_receiver_gets_its_subject(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other messages of the stream wait for others, and are no sign that a server has forgotten
+    what was done; one without a subject gets all."""
+    checks = []
+    left_behind = nats_receiving.left_behind
+
+    async def counted(*more: Any) -> int:
+        checks.append(await left_behind(*more))
+        return checks[-1]
+
+    monkeypatch.setattr(nats_receiving, "left_behind", counted)
+    monkeypatch.setattr(nats_receiving, "CHECK_S", 0.05)
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["site.*"], retention="workqueue")
+
+    async def publish(jet: Any) -> None:
+        for subject in ("site.b", "site.a", "site.c"):
+            await jet.publish(subject, subject.encode())
+
+    rig.ask(create)
+    first = rig.receiver(subject="site.a", name="a")
+    rig.ask(publish)
+    assert [b"site.a"] == got(rig.there, 1)
+    rig.eventually(lambda: stream_messages(rig.server) == 2)
+    before = len(checks)
+    rig.eventually(lambda: len(checks) > before + 3)
+    assert {0} == set(checks[before:])
+    second = rig.run(receives(rig.here, rig.server, subject="site.b", name="b", consumer="b"))
+    assert [b"site.b"] == got(rig.here, 1)
+    third = rig.run(receives(rig.here, rig.server, subject="site.c", name="c"))
+    rig.refused(third, "it gets site.a, not site.c")
+    assert 0 == len(rig.there)
+    for link in (first, second, third):
+        link.end()
+        assert link.join(60)
+
+    async def delete(jet: Any) -> None:
+        for name in ("shmpool", "b"):
+            await jet.delete_consumer("work", name)
+
+    rig.ask(delete)
+    rig.receiver(name="all")
+    rig.ask(publish)
+    assert [b"site.a", b"site.b", b"site.c", b"site.c"] == sorted(got(rig.there, 4))
+
+
+def test_a_sender_whose_subject_nobody_receives(rig: Rig) -> None:
+    """A stream for all receivers would drop what it sends."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["site.*"], retention="interest")
+
+    rig.ask(create)
+    options: dict[str, Any] = {"receivers": "all", "consumer": "a"}
+    rig.receiver(subject="site.a", **options)
+    rig.here.send(b"kept")
+    link = rig.sender(subject="site.b", receivers="all")
+    rig.refused(link, "no receiver of site.b yet")
+    other = options | {"consumer": "b", "subject": "site.b", "name": "b"}
+    rig.run(receives(rig.there, rig.server, **other))
+    assert [b"kept"] == got(rig.there, 1)
+
+
+def test_calls_that_swallow_a_cancellation() -> None:
+    """They end all the same, as a link must."""
+
+    async def swallows() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(DEADLINE_S)
+        await asyncio.sleep(DEADLINE_S)
+
+    async def ends() -> None:
+        await asyncio.sleep(0)
+
+    began = time.monotonic()
+    asyncio.run(first_of(ends(), swallows()))
+    assert time.monotonic() < began + DEADLINE_S
