@@ -300,6 +300,20 @@ def test_taken(opened: Open) -> None:
         opened(xdp._own)
 
 
+def test_refused_by_the_program(
+    opened: Open, pool: shmpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that the program does not take leaves no dead member."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no room in the map")
+
+    monkeypatch.setattr(XdpProgram, "steer", refuse)
+    with pytest.raises(OSError, match="no room in the map"):
+        opened()
+    assert [] == [member for member in pool.members() if member.dead]
+
+
 def test_mtu(spaces: Spaces, opened: Open) -> None:
     """An interface whose packets no buffer holds is refused."""
     ip("-n", spaces[1].name, "link", "set", "veth", "mtu", "3000")

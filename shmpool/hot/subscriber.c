@@ -19,8 +19,12 @@ static PyObject *subscriber_hot_open(PyObject *object, PyObject *args)
 	}
 	self->topic = (struct queue_object *)Py_NewRef(topic);
 	self->process = self->quick = HOT_RELEASED;
-	const int64_t code =
-		shmpool_subscribe(hot_queue_key(self->topic), policy, start, &self->in);
+	const uint64_t key = hot_queue_key(self->topic);
+	int64_t code = shmpool_subscribe(key, policy, start, &self->in);
+	if (code == -EINPROGRESS) { /* no member slot yet: waits for one without the lock */
+		hot_recover(self->topic->pool);
+		code = shmpool_subscribe(hot_queue_key(self->topic), policy, start, &self->in);
+	}
 	if (code)
 		return hot_queue_raise(self->topic, code, NULL, 0);
 	self->process = self->quick = hot_process();

@@ -191,6 +191,7 @@ class XdpSocket(Source, Sink):
             given = (number, ring, program.index, queue, flags, int(latency * 1e9))
             self._xdp = self._opened(sock, given)  # duplicates it
             undo.callback(self._xdp.close)
+            undo.callback(sock.close)  # before it: the kernel keeps the queue until all are closed
             program.steer(queue, sock)
             undo.pop_all()
 
