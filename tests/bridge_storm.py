@@ -213,6 +213,14 @@ def bridged(pools: Pools, spaces: tuple[Space, Space], folder: Path) -> Iterator
         assert statuses == [0, 0]
 
 
+def empty(pool: shmpool.Pool) -> None:
+    """Waits until the bridge has sent what came back when one before it was killed: all of it has
+    arrived, but perhaps not been acknowledged."""
+    deadline = time.monotonic() + GUARD_S
+    while len(pool.queue("work")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def settled(pools: Pools) -> list[str]:
     """What is left that should not be, when both bridges have ended."""
     found = []
@@ -294,6 +302,7 @@ def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool 
                 assert held <= A_WINDOW + 64, held  # those of the thread that puts
             flow.finish()
             ledger = flow.join()
+            empty(ends[0])
         for problem in settled(ends):
             raise AssertionError(problem)
         return ledger

@@ -19,7 +19,7 @@ FOUND = 66  # exit status of a program with a data race
 NOT_COPIED = shutil.ignore_patterns("*.so", "*.o", "__pycache__", "_native.c")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-STRESS = """
+OBJECTS = """
 import contextlib, random, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import shmpool
@@ -58,8 +58,16 @@ with ThreadPoolExecutor(4) as threads:
         del item, shared
         while (buf := queue.try_get()) is not None:
             buf.free()
+assert pool.audit().ok
+print("done")
+"""
 
 # Calls that wait, and release the lock.
+WAITS = """
+import sys, threading
+import shmpool
+sys.setswitchinterval(1e-6)
+pool = shmpool.Pool.create(None, buffer_size=64, capacity=1024, members=32)
 small = pool.create_queue("small", capacity=4)
 topic = pool.create_topic("ticks", depth=4)
 sub = topic.subscribe(policy="block")
@@ -131,5 +139,6 @@ def test_threads_share_objects(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    done = sanitized(STRESS, path=tree)
-    assert (0, "done\n") == (done.returncode, done.stdout), done.stderr[-3000:]
+    for script in (OBJECTS, WAITS):
+        done = sanitized(script, path=tree)
+        assert (0, "done\n") == (done.returncode, done.stdout), done.stderr[-3000:]

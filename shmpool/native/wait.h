@@ -135,7 +135,7 @@ struct wait_tries {
 	uint32_t n;
 	int64_t until_ns;
 };
-#define WAIT_TRIES_NS 5000000000ll
+#define WAIT_TRIES_NS 1000000000ll
 
 /* Pauses between two attempts: yields the processor a few times, then sleeps for 1 to 8 ms each
  * time, so that two that take something from each other do not meet again and again. For what
