@@ -541,7 +541,7 @@ def forget(server: Server) -> None:
     """Leaves what a server before 2.11 leaves if it is killed while it removes the last message of
     a stream: a stream that begins at 1 again, and a consumer that is further."""
     server.kill()
-    for file in (server.folder / "store").glob("jetstream/*/streams/work/msgs/*"):
+    for file in (server.folder / "store").glob("jetstream/*/streams/*/msgs/*"):
         file.unlink()
     server.start()
 

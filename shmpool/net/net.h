@@ -131,6 +131,11 @@ static inline bool net_late(int64_t deadline)
 /* Takes the first at of n packets out of the burst: their buffers are no longer its own. */
 void net_take_out(struct burst_object *burst, uint32_t at, uint32_t n);
 
+/* Returns what drain() returns after n packets were sent: with None; True if the time is up
+ * (-ENOBUFS), False if the sender was closed (-ESHUTDOWN). Or raises: error is an errno, code
+ * another one of ours. */
+PyObject *net_sent(struct burst_object *burst, uint32_t n, int64_t code, int error);
+
 /* ---- the types ---- */
 
 extern PyType_Spec net_scan_spec, net_ring_spec, net_receiver_spec, net_sender_spec, net_xdp_spec;

@@ -294,6 +294,19 @@ static void take_out(struct sending *s)
 	net_take_out(s->burst, s->at, s->n);
 }
 
+PyObject *net_sent(struct burst_object *burst, uint32_t n, int64_t code, int error)
+{
+	if (error) {
+		errno = error;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	if (code == -ENOBUFS || code == -ESHUTDOWN)
+		return Py_BuildValue("(IO)", n, code == -ENOBUFS ? Py_True : Py_False);
+	if (code < 0)
+		return hot_pool_raise(burst->pool, code);
+	return Py_BuildValue("(IO)", n, Py_None);
+}
+
 static PyObject *drain(struct sender_object *self, struct sending *s, double timeout)
 {
 	uint64_t *mine;
@@ -319,16 +332,7 @@ static PyObject *drain(struct sender_object *self, struct sending *s, double tim
 	}
 	PyMem_Free(mine);
 	PyMem_Free(to);
-	if (error) {
-		errno = error;
-		return PyErr_SetFromErrno(PyExc_OSError);
-	}
-	if (code == -ENOBUFS || code == -ESHUTDOWN)
-		return Py_BuildValue("(IO)", s->at - s->refused,
-				     code == -ENOBUFS ? Py_True : Py_False);
-	if (code < 0)
-		return hot_pool_raise(s->burst->pool, code);
-	return Py_BuildValue("(IO)", s->at - s->refused, Py_None);
+	return net_sent(s->burst, s->at - s->refused, code, error);
 }
 
 /* drain(burst, timeout, addresses): sends all. Returns how many were sent, and None; or True

@@ -128,16 +128,7 @@ static PyObject *drain(struct xdp_object *self, struct sending *s, double timeou
 			net_take_out(s->burst, s->at, s->n);
 	}
 	PyMem_Free(mine);
-	if (error) {
-		errno = -error;
-		return PyErr_SetFromErrno(PyExc_OSError);
-	}
-	if (code == -ENOBUFS || code == -ESHUTDOWN)
-		return Py_BuildValue("(IO)", s->at - s->refused,
-				     code == -ENOBUFS ? Py_True : Py_False);
-	if (code < 0)
-		return hot_pool_raise(s->burst->pool, code);
-	return Py_BuildValue("(IO)", s->at - s->refused, Py_None);
+	return net_sent(s->burst, s->at - s->refused, code, -error);
 }
 
 PyObject *xdp_drain(PyObject *object, PyObject *args)
