@@ -62,7 +62,7 @@ static void xdp_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
-/* Gives a buffer of the thread's to the kernel, to be filled. 0, or a code. */
+/* Gives a buffer of the thread's to the kernel, to be filled. 0; or a code, and it is free. */
 static int post_free(struct xdp_object *self, const struct lookup *c, uint64_t handle, int64_t now)
 {
 	int error = header_reset(c, self->class, handle, now);
@@ -70,8 +70,10 @@ static int post_free(struct xdp_object *self, const struct lookup *c, uint64_t h
 		error = -EBADMSG; /* of a larger class: the ring that it came from was corrupted */
 	if (!error)
 		error = qmempool_adopt(c->p, self->member, handle);
-	if (error)
+	if (error) {
+		qmempool_free(c->p, c->m, handle);
 		return error;
+	}
 	((uint64_t *)self->fill.entries)[self->fill.at++ & self->fill.mask] =
 		(handle_index(handle) - self->first) * self->stride;
 	self->posted++;

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GONE_TRIES 500 /* a pause between two: 1 s in all */
+#define GONE_NS 1000000000ll /* that a close waits for it */
 #define GONE_PAUSE_NS 2000000
 
 static int fail(const char *what)
@@ -167,8 +167,9 @@ static bool is_gone(const struct xdp_object *self, const struct member *member, 
 	/* A kernel that does not report sockets says that there is none. */
 	if (!(load_relaxed(&member->device) & DEVICE_REPORTED))
 		return false;
-	for (int i = 0; device_bound(asker, self->space, &self->device) != 0; i++) {
-		if (!wait || i == GONE_TRIES)
+	const int64_t end = wait_now() + GONE_NS;
+	while (device_bound(asker, self->space, &self->device) != 0) {
+		if (!wait || wait_now() >= end)
 			return false;
 		nanosleep(&pause, NULL);
 	}
