@@ -565,12 +565,9 @@ def test_no_buffer_of_a_live_socket_is_reused(
     assert pool.audit().ok
 
 
-def test_closed_while_a_child_has_it(
-    spaces: Spaces, opened: Open, pool: shmpool.Pool, eventually: Eventually
-) -> None:
-    """close() frees nothing that a forked child's descriptor keeps in the kernel's hands."""
-    xdp = opened()
-    ready(xdp)
+@contextlib.contextmanager
+def child_that_keeps() -> Iterator[None]:
+    """A forked child, which has this process's descriptors, until the end of the block."""
     inside, outside = os.pipe()
     pid = os.fork()
     if not pid:
@@ -578,14 +575,26 @@ def test_closed_while_a_child_has_it(
         os.read(inside, 1)
         os._exit(0)
     os.close(inside)
-    with spaces[1].entered():
-        xdp.close()
-        assert 1 == pool.recover().unknown
-        with View(pool.name) as view:
-            assert (0, []) == (view.dead(), view.dead_members())
-        assert RING == pool.stats().held
+    try:
+        yield
+    finally:
         os.close(outside)
         os.waitpid(pid, 0)
+
+
+def test_closed_while_a_child_has_it(
+    spaces: Spaces, opened: Open, pool: shmpool.Pool, eventually: Eventually
+) -> None:
+    """close() frees nothing that a forked child's descriptor keeps in the kernel's hands."""
+    xdp = opened()
+    ready(xdp)
+    with spaces[1].entered():
+        with child_that_keeps():
+            xdp.close()
+            assert 1 == pool.recover().unknown
+            with View(pool.name) as view:
+                assert (0, []) == (view.dead(), view.dead_members())
+            assert RING == pool.stats().held
         eventually(lambda: pool.recover() is not None and not pool.stats().held)
     assert all_free(pool)
 
@@ -599,13 +608,6 @@ def test_no_slot_but_that_of_a_socket(
     with spaces[1].entered():
         program = XdpProgram("veth")
         xdp = XdpSocket(pool, program, ring=RING)
-    inside, outside = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(outside)
-        os.read(inside, 1)
-        os._exit(0)
-    os.close(inside)
 
     def refused() -> bool:
         found: list[bool] = []
@@ -623,13 +625,12 @@ def test_no_slot_but_that_of_a_socket(
         return found[0]
 
     with spaces[1].entered():
-        xdp.close()
-        assert refused()
-        with pytest.raises(shmpool.LimitReached, match="all 2 member slots are taken"):
-            XdpSocket(pool, program, ring=RING)
-        program.close()
-        os.close(outside)
-        os.waitpid(pid, 0)
+        with child_that_keeps():
+            xdp.close()
+            assert refused()
+            with pytest.raises(shmpool.LimitReached, match="all 2 member slots are taken"):
+                XdpSocket(pool, program, ring=RING)
+            program.close()
         eventually(lambda: not refused())
 
 

@@ -102,23 +102,26 @@ def make_interfaces() -> None:
         subprocess.run(["ip", *what.split()], check=True)
 
 
-def measure(names: list[str], size: int, turns: int, seconds: float) -> dict[str, list[Figures]]:
-    found: dict[str, list[Figures]] = {name: [] for name in names}
+def flooded(receives: list[str], size: int) -> list[int]:
+    """The numbers that a receiver prints, while packets of that size come to it."""
     # Threads of numpy's library spin for 30 ms after their start: that is no receiver's time.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(receives, stdout=subprocess.PIPE, text=True, env=environment) as receiver:
+        sender = subprocess.Popen([PROGRAM, "send", "veth0", str(size)])
+        try:
+            said, _ = receiver.communicate(timeout=60)
+        finally:
+            sender.kill()
+            sender.wait()
+            receiver.kill()
+    return [int(word) for word in said.split()]
+
+
+def measure(names: list[str], size: int, turns: int, seconds: float) -> dict[str, list[Figures]]:
+    found: dict[str, list[Figures]] = {name: [] for name in names}
     for _ in range(turns):
         for name, figures in found.items():
-            with subprocess.Popen(
-                command(name, seconds), stdout=subprocess.PIPE, text=True, env=environment
-            ) as receiver:
-                sender = subprocess.Popen([PROGRAM, "send", "veth0", str(size)])
-                try:
-                    said, _ = receiver.communicate(timeout=60)
-                finally:
-                    sender.kill()
-                    sender.wait()
-                    receiver.kill()
-            packets, used, took, dropped = map(int, said.split())
+            packets, used, took, dropped = flooded(command(name, seconds), size)
             figures.append((packets, used, took, dropped))
     return found
 

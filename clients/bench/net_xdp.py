@@ -9,7 +9,6 @@ program's work, so the sender's rate is given too.
 
 import os
 import statistics
-import subprocess
 import sys
 import time
 
@@ -50,16 +49,7 @@ def receive(name: str, interface: str, seconds: float) -> str:
 
 def turn(name: str, size: int, seconds: float) -> list[int]:
     module = [sys.executable, "-m", "clients.bench.net_xdp", "--receive", name]
-    command = [*module, "--seconds", str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
-        sender = subprocess.Popen([net.PROGRAM, "send", "veth0", str(size)])
-        try:
-            said, _ = receiver.communicate(timeout=60)
-        finally:
-            sender.kill()
-            sender.wait()
-            receiver.kill()
-    return [int(word) for word in said.split()]
+    return net.flooded([*module, "--seconds", str(seconds)], size)
 
 
 @click.command(epilog="Example: python -m clients.bench.net_xdp --size 60 --turns 5")
