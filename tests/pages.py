@@ -7,8 +7,11 @@ it stands for anything. The program has a /dev/shm of its own, of 64 MiB as in
 a container, so the names of its pools are its own.
 """
 
+import contextlib
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,15 +66,24 @@ def run_page(page: Path, folder: Path) -> None:
         "COLUMNS=120",
     ]  # fmt: skip
     path = f"PATH={command.parent}:{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin"
-    done = subprocess.run(
-        [*small_shm("64m"), *setting, path, sys.executable, "program.py"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=DEADLINE_S,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    printed = done.stdout.split(f"{SEPARATOR}\n")
-    for expected, part in zip(said, printed[:-1], strict=True):
+    with open(folder / "printed", "w+") as out, open(folder / "said", "w+") as errors:
+        process = subprocess.Popen(
+            [*small_shm("64m"), *setting, path, sys.executable, "program.py"],
+            stdout=out,
+            stderr=errors,
+            cwd=folder,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(DEADLINE_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what a page that failed has left
+            process.wait()
+        out.seek(0)
+        errors.seek(0)
+        printed = out.read()
+        assert status == 0, printed + errors.read()
+    for expected, part in zip(said, printed.split(f"{SEPARATOR}\n")[:-1], strict=True):
         if expected is not None and not matches(expected, part):
             raise AssertionError(f"{page.name} says\n{expected}\nand this is printed\n{part}")
