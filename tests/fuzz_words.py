@@ -22,6 +22,7 @@ RING_SLOTS = 1 << 20  # addresses of each queue's ring
 ALL_ONES = 2**64 - 1
 LANED = 5  # number of the queue with lanes
 WARM_SIZE, WARM_BYTES = 64 << 10, 8 << 20  # as in geometry.h
+QUEUE_PAGE, QUEUE_PAGES = 4096, 16  # as in layout.h
 
 
 def _without_comments(text: str) -> str:
@@ -102,6 +103,15 @@ class Row:
         return Word(f"{self.name}[{i}]", self.offset + i * self.stride, self.width)
 
 
+class Dealt(Row):
+    """The same word of every queue slot: slots are dealt out to pages, as layout.h says."""
+
+    def word(self, i: int) -> Word:
+        pages = max(-(-self.count // (QUEUE_PAGE // self.stride)), min(self.count, QUEUE_PAGES))
+        at = self.offset + i % pages * QUEUE_PAGE + i // pages * self.stride
+        return Word(f"{self.name}[{i}]", at, self.width)
+
+
 def _fields(struct: str) -> Iterator[tuple[str, int, int]]:
     """Yields name, offset and bytes of each scalar of a struct, and of each item of an array."""
     for name, field in layout().typeof(f"struct {struct}").fields:
@@ -165,7 +175,7 @@ class Segment:
         named, queue = word["max_queues"], layout().sizeof("struct queue_slot")
         slots = named + len(self.classes) + sum(bool(one.warm_ring.count) for one in self.classes)
         self.queues = [
-            Row(f"queue.{n}", word["queues_offset"] + o, queue, slots, w)
+            Dealt(f"queue.{n}", word["queues_offset"] + o, queue, slots, w)
             for n, o, w in _fields("queue_slot")
         ]
         self.rings = [
@@ -197,7 +207,7 @@ class Segment:
             ffi.sizeof(f"struct {name}") for name in ("member", "buffer", "pool_shared")
         )
         stride, first, block = word["member_stride"], 0, word["members_offset"]
-        members = (word["queues_offset"] - block) // stride
+        members = word["max_members"]
         extents_at, ring_at = word["extents_offset"], word["free_ring_offset"]
         for k in range(word["classes"]):
             of = {name: word[f"class[{k}].{name}"] for name, _, _ in _fields("segment_class")}

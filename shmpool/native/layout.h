@@ -37,7 +37,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 11u
+#define LAYOUT_VERSION 12u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */
@@ -213,6 +213,14 @@ struct queue_slot {
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
+
+/* Queue slots are dealt out to pages, one after the other, so that the wait words of queues that are
+ * used together lie in different pages: futex(2) writes a word of the kernel's that belongs to the
+ * page (docs/tuning.md). There are QUEUE_PAGES of them, fewer if there are fewer slots, more if these
+ * pages have no room for all. */
+#define QUEUE_PAGE 4096u
+#define QUEUE_PAGES 16u
+#define QUEUES_IN_PAGE (QUEUE_PAGE / (uint32_t)sizeof(struct queue_slot))
 
 /* A queue with the flag ALF_LANED has its messages in the rings of other queue slots, its lanes.
  * This table lies in place of its own slots. The first line does not change after creation. */

@@ -43,14 +43,18 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 		part[i].extents = ((uint64_t)(of.capacity - of.prealloc) + of.extent_buffers - 1) /
 				  of.extent_buffers;
 	}
-	s->queues_offset = s->members_offset + s->members * s->member_stride;
+	s->queues_offset =
+		round_up(s->members_offset + s->members * s->member_stride, SEGMENT_PAGE);
 	s->rings = (uint32_t)(g->queues + g->classes);
 	for (uint32_t i = 0; i < classes; i++) {
 		const struct shmpool_geometry of = geometry_of(g, i);
 		part[i].warm = geometry_warm(&of);
 		part[i].warm_slot = part[i].warm ? s->rings++ : 0;
 	}
-	uint64_t at = s->queues_offset + (uint64_t)s->rings * sizeof(struct queue_slot);
+	s->pages = (s->rings + QUEUES_IN_PAGE - 1) / QUEUES_IN_PAGE;
+	if (s->pages < QUEUE_PAGES)
+		s->pages = s->rings < QUEUE_PAGES ? s->rings : QUEUE_PAGES;
+	uint64_t at = s->queues_offset + (uint64_t)s->pages * QUEUE_PAGE;
 	for (uint32_t i = 0; i < classes; i++) {
 		part[i].extents_offset = at;
 		at += part[i].extents * 8;
@@ -127,6 +131,8 @@ uint64_t segment_layout_hash(void)
 		sizeof(struct pool_shared),
 		sizeof(struct member),
 		sizeof(struct queue_slot),
+		QUEUE_PAGE,
+		QUEUE_PAGES,
 		sizeof(struct buffer),
 		SHARED_OFFSET,
 		ALF_INDEX_BITS,

@@ -59,6 +59,7 @@ struct segment {
 	uint32_t first;   /* index of the class's first buffer */
 	uint32_t total;   /* buffers of all classes */
 	uint32_t rings;   /* queue slots: named queues, free rings, warm rings */
+	uint32_t pages;   /* that have the queue slots */
 	struct segment_part part[CLASSES_MAX];
 };
 
@@ -173,7 +174,8 @@ static inline struct member *segment_holder(const struct segment *s, const struc
 
 static inline struct queue_slot *segment_queue(const struct segment *s, uint32_t number)
 {
-	return (struct queue_slot *)(s->base + s->queues_offset) + number;
+	char *page = s->base + s->queues_offset + (uint64_t)(number % s->pages) * QUEUE_PAGE;
+	return (struct queue_slot *)page + number / s->pages;
 }
 
 /* Returns a pointer to the state of extent i: 0 (absent), the tag of the member that creates or

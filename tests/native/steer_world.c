@@ -853,7 +853,7 @@ static void narrow(struct segment *s)
 		s->part[i].warm_slot = world_profile->warm ? s->part[i].warm_slot : 0;
 	}
 	s->queues_offset = s->members_offset + s->members * s->member_stride;
-	uint64_t at = s->queues_offset + (uint64_t)s->rings * sizeof(struct queue_slot);
+	uint64_t at = s->queues_offset + (uint64_t)s->pages * QUEUE_PAGE;
 	for (uint32_t i = 0; i < segment_classes(s); i++) {
 		s->part[i].extents_offset = at;
 		at += s->part[i].extents * sizeof(uint64_t);
