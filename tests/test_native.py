@@ -203,6 +203,12 @@ def test_sizes(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_slots(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """No queue slot lies over another one, and sixteen neighbours lie in sixteen pages."""
+    run_c(tmp_path, compiler, flags, [TESTS / "test_slots.c", *SOURCES])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_warm(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Large buffers that were freed last are allocated first, and none is hidden."""
     if compiler == CROSS:
