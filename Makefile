@@ -176,6 +176,7 @@ fuzz: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/stubs.py
+	$(BIN)/python docs/overview.py
 	SHMPOOL_SCREENSHOT=docs/live-page.png $(BIN)/python -m pytest -q tests/test_browser.py
 
 # build/site/index.html

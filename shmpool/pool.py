@@ -86,13 +86,20 @@ class Pool(PoolBase):
     >>> shmpool.Pool.unlink("doc-pool")
     """
 
+    name: str
+    readonly: bool
+    geometry: Geometry
+    buffer_size: int  # these three are of its first size class
+    capacity: int
+    headroom: int
+
     def __init__(self, segment: Segment, made: bool = False) -> None:
         """Call Pool.create or Pool.attach instead."""
         path = getattr(segment, "path", "")  # _hot_open() refuses what is no Segment
         number = self._hot_open(segment, path, made)  # the pool now owns the segment
         self._number = number
         self.name = segment.name
-        self.readonly: bool = segment.read_only
+        self.readonly = segment.read_only
         self._owner: int | None = None  # the user who must own the pool, as given to attach()
         self._unpinned_because = ""  # why pin() could not: pinning.py
         raw = ffi.new("struct shmpool_geometry *")

@@ -56,16 +56,23 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
     >>> shmpool.Pool.unlink("doc-queue")
     """
 
+    capacity: int
+    producers: choices.Side
+    consumers: choices.Side
+    on_death: choices.OnDeath
+    max_redeliveries: int
+    memory: choices.Memory
+    lanes: int
     _kind = "queue"
 
     def __init__(self, pool: Pool, number: int) -> None:
         info = self._find(pool, number)
         self._waker = None
-        self.capacity: int = info.capacity
+        self.capacity = info.capacity
         self.producers, self.consumers, self.on_death = policy_of(info)
-        self.max_redeliveries: int = info.max_redeliveries
-        self.memory: choices.Memory = choices.MEMORY[info.on_demand]
-        self.lanes: int = info.lanes or 1
+        self.max_redeliveries = info.max_redeliveries
+        self.memory = choices.MEMORY[info.on_demand]
+        self.lanes = info.lanes or 1
         self._laned = info.lanes > 0  # with "auto" it may have a single one
         self._bulk: int = info.bulk
         self._dead_letter: int = info.dead_letter

@@ -112,11 +112,12 @@ class Topic(TopicBase, Filled):
     >>> shmpool.Pool.unlink("doc-topic")
     """
 
+    depth: int
     _kind = "topic"
 
     def __init__(self, pool: Pool, number: int) -> None:
         info = self._find(pool, number)
-        self.depth: int = info.capacity
+        self.depth = info.capacity
         self._hot_open(pool, number)
 
     def __repr__(self) -> str:
@@ -301,6 +302,9 @@ class Subscriber(SubscriberBase, Taken[Sample, "Samples"]):
     it subscribes itself. close(), the end of a with block, and the end of the process end the
     subscription; a process that is killed holds nobody up for longer than it takes to notice.
     """
+
+    topic: Topic
+    policy: choices.Policy
 
     def __init__(self, topic: Topic, policy: choices.Policy, start: choices.Start) -> None:
         self.topic = topic

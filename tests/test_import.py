@@ -69,46 +69,6 @@ def test_public_names_are_listed() -> None:
         _ = shmpool.nothing  # type: ignore[attr-defined]
 
 
-def attributes_of(name: str) -> set[str]:
-    """The public attributes and methods of a public class: what help() of the package names."""
-    kind = getattr(shmpool, name)
-    if is_dataclass(kind):
-        found = {one.name for one in fields(kind)}
-        return found | {key for key, one in vars(kind).items() if isinstance(one, property)}
-    foreign = (
-        BaseException,
-        OSError,
-        list,
-        shmpool.mp.Queue,
-        shmpool.mp.SimpleQueue,
-        shmpool.mp.Context,
-    )
-    if not isinstance(kind, type) or kind is shmpool.ProcessPoolExecutor:
-        return set()
-    theirs = {key for base in foreign if issubclass(kind, base) for key in dir(base)}
-    return {key for key in dir(kind) if not key.startswith("_")} - theirs
-
-
-def entry(text: str, name: str) -> set[str]:
-    """The words of what a text says of a name: in a table, or behind it in a sentence."""
-    found = re.search(rf"^{name} +.*\n(?: +.*\n)*", text, re.MULTILINE)
-    found = found or re.search(rf"\b{name}\b[^.]*", text)
-    return set(re.findall(r"\w+", found[0])) if found else set()
-
-
-def test_help_names_everything() -> None:
-    """The first screens of help(shmpool) have each public name, attribute and method, in short."""
-    text = shmpool.__doc__ or ""
-    assert text.count("\n") < 120
-    for name in shmpool.__all__:
-        words = entry(text, name)
-        assert name in words
-        wanted = attributes_of(name) - {"errno"}
-        if name in ("Client", "AsyncClient"):  # their other methods are the daemon's requests
-            wanted &= {"call", "close", "pool", "watch"}
-        assert set() == wanted - words, name
-
-
 def literals() -> dict[str, tuple[str, ...]]:
     """The words of each Literal in choices.py, as type checkers read them."""
     found = {}

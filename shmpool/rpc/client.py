@@ -27,6 +27,9 @@ AGAIN_S = (0.02, 1.0)  # first and longest pause between two tries to connect
 class _Client(protocol.Calls):
     """What both clients have besides their I/O."""
 
+    path: Path
+    timeout: float
+
     def __init__(self, path: str | Path | None = None, timeout: float = 10.0) -> None:
         """path of the daemon's socket, by default $SHMPOOL_SOCKET or the daemon's own default;
         timeout in seconds, for each answer."""
