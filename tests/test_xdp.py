@@ -731,6 +731,42 @@ def test_interface_that_is_being_deleted(spaces: Spaces, make_pool: MakePool) ->
                 end.join()
 
 
+@pytest.mark.parametrize("buffers", [False, True], ids=["burst", "burst with buffers"])
+def test_no_memory_while_some_are_sent(
+    spaces: Spaces, opened: Open, pool: shmpool.Pool, buffers: bool
+) -> None:
+    """Packets in the interface's ring are no longer the burst's, whatever allocation fails."""
+    testcapi = pytest.importorskip(
+        "_testcapi", reason="this Python has no _testcapi, which makes allocations fail"
+    )
+    link = ("-n", spaces[1].name, "link", "set", "veth")
+    for number in range(1, 12):
+        xdp = opened()
+        burst = pool.alloc_many(RING + 3)
+        burst.lengths = 60
+        every = list(burst) if buffers else []
+        ip(*link, "down")
+        try:
+            testcapi.set_nomemory(number, number + 1)
+            try:
+                xdp.drain(burst, timeout=0)
+            except (MemoryError, OSError):
+                pass
+            finally:
+                testcapi.remove_mem_hooks()
+            held = RING if xdp.sent().packets else 0
+            assert RING + 3 - held == len(burst)
+            assert not buffers or held == sum(buffer.released for buffer in every)
+            del every
+            burst.free()
+            assert held == pool.stats().held
+        finally:
+            ip(*link, "up")
+        xdp.close()
+    assert held
+    assert all_free(pool)
+
+
 @pytest.mark.slow
 def test_bench(spaces: Spaces) -> None:
     """The benchmark measures both ways."""
