@@ -2,6 +2,7 @@
 """shmpool.net.XdpSocket, between network namespaces."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -29,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 Open = Callable[..., XdpSocket]
 RING = 64
 CAPACITY = 512
+PIDFD_GETFD = 438
+SO_DOMAIN = 39
 
 
 @pytest.fixture(scope="module")
@@ -680,6 +683,87 @@ def test_interface_is_deleted(
     finally:
         timer.join()
     xdp.close()
+    assert all_free(pool)
+
+
+def socket_of(pid: int) -> socket.socket:
+    """The AF_XDP socket of another process, which is this one's too then."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            fd = libc.syscall(PIDFD_GETFD, pidfd, int(number), 0)
+            if fd < 0:
+                raise OSError(ctypes.get_errno(), "pidfd_getfd")
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                sock = socket.socket(net.xdp.AF_XDP, socket.SOCK_RAW, 0, fileno=fd)
+                if sock.getsockopt(socket.SOL_SOCKET, SO_DOMAIN) == net.xdp.AF_XDP:
+                    return sock
+                sock.close()
+            else:
+                os.close(fd)
+    finally:
+        os.close(pidfd)
+    raise AssertionError(f"process {pid} has no AF_XDP socket")
+
+
+def test_interface_that_is_being_deleted(spaces: Spaces, make_pool: MakePool) -> None:
+    """The kernel does not list an interface that is being deleted, while it may still write packets
+    to the socket. A dead owner's buffers are free only when the socket has its end."""
+    for _ in range(4):
+        pool = make_pool(buffer_size=2048, capacity=CAPACITY, prealloc=CAPACITY)
+        with (
+            made() as (_, there),
+            owner(there, pool, "idle") as child,
+            socket_of(child.pid) as kept,
+            there.entered(),
+        ):
+            child.kill()
+            child.wait()
+            assert 1 == pool.recover().unknown
+            end = threading.Thread(target=ip, args=("-n", there.name, "link", "del", "veth"))
+            end.start()
+            try:
+                while pool.stats().held:
+                    pool.recover()
+                assert errno.ENETDOWN == kept.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            finally:
+                end.join()
+
+
+@pytest.mark.parametrize("buffers", [False, True], ids=["burst", "burst with buffers"])
+def test_no_memory_while_some_are_sent(
+    spaces: Spaces, opened: Open, pool: shmpool.Pool, buffers: bool
+) -> None:
+    """Packets in the interface's ring are no longer the burst's, whatever allocation fails."""
+    testcapi = pytest.importorskip(
+        "_testcapi", reason="this Python has no _testcapi, which makes allocations fail"
+    )
+    link = ("-n", spaces[1].name, "link", "set", "veth")
+    for number in range(1, 12):
+        xdp = opened()
+        burst = pool.alloc_many(RING + 3)
+        burst.lengths = 60
+        every = list(burst) if buffers else []
+        ip(*link, "down")
+        try:
+            testcapi.set_nomemory(number, number + 1)
+            try:
+                xdp.drain(burst, timeout=0)
+            except (MemoryError, OSError):
+                pass
+            finally:
+                testcapi.remove_mem_hooks()
+            held = RING if xdp.sent().packets else 0
+            assert RING + 3 - held == len(burst)
+            assert not buffers or held == sum(buffer.released for buffer in every)
+            del every
+            burst.free()
+            assert held == pool.stats().held
+        finally:
+            ip(*link, "up")
+        xdp.close()
+    assert held
     assert all_free(pool)
 
 

@@ -16,6 +16,7 @@
 #define SO_NETNS_COOKIE 71
 #endif
 #define REPLY_BYTES 4096
+#define LOOPBACK 1 /* the number of that interface in every network namespace */
 
 /* linux/netdev.h, which many systems do not have yet. */
 enum {
@@ -102,31 +103,54 @@ static const struct nlattr *find(const char *at, int left, uint16_t type)
 	return NULL;
 }
 
+/* What is asked of the family "netdev". */
+struct question {
+	int asker;
+	uint16_t family;
+	_Alignas(struct nlmsghdr) char reply[REPLY_BYTES];
+	const char *attributes; /* of the last answer, in reply */
+};
+
+/* Asks about a receive queue. Returns as ask(). */
+static int ask_queue(struct question *q, uint32_t interface, uint32_t number)
+{
+	const uint32_t receive = 0;
+	struct request r = request_of(q->family, NETDEV_QUEUE_GET);
+	add(&r, NETDEV_QUEUE_INTERFACE, &interface, sizeof(interface));
+	add(&r, NETDEV_QUEUE_TYPE, &receive, sizeof(receive));
+	add(&r, NETDEV_QUEUE_ID, &number, sizeof(number));
+	return ask(q->asker, &r, q->reply, &q->attributes);
+}
+
+/* True if the kernel is done with the end of an interface that it does not list any more. It takes
+ * the interface from its list first. Packets may be in its backlog then, and be copied into the
+ * socket's buffers. Later it waits for them and ends the socket, all under one lock (RTNL). A
+ * question about an interface that is listed takes that lock, so the end is over when it is
+ * answered (Linux 6.15; before, every question took it). */
+static bool has_ended(struct question *q)
+{
+	const int n = ask_queue(q, LOOPBACK, 0);
+	return n >= 0 || n == -ENOENT; /* it is down */
+}
+
 int device_bound(int asker, uint64_t space, const struct device *d)
 {
-	_Alignas(struct nlmsghdr) char reply[REPLY_BYTES];
-	const uint32_t receive = 0;
-	const char *attributes;
-	uint16_t family;
+	struct question q = { .asker = asker };
 	if (asker < 0 || !space || space != d->space)
 		return -EAGAIN;
 	struct request r = request_of(GENL_ID_CTRL, CTRL_CMD_GETFAMILY);
 	add(&r, CTRL_ATTR_FAMILY_NAME, "netdev", sizeof("netdev"));
-	int n = ask(asker, &r, reply, &attributes);
-	const struct nlattr *id = n < 0 ? NULL : find(attributes, n, CTRL_ATTR_FAMILY_ID);
-	if (!id || id->nla_len < NLA_HDRLEN + sizeof(family))
+	int n = ask(asker, &r, q.reply, &q.attributes);
+	const struct nlattr *id = n < 0 ? NULL : find(q.attributes, n, CTRL_ATTR_FAMILY_ID);
+	if (!id || id->nla_len < NLA_HDRLEN + sizeof(q.family))
 		return -EAGAIN;
-	memcpy(&family, (const char *)id + NLA_HDRLEN, sizeof(family));
-	r = request_of(family, NETDEV_QUEUE_GET);
-	add(&r, NETDEV_QUEUE_INTERFACE, &d->interface, sizeof(d->interface));
-	add(&r, NETDEV_QUEUE_TYPE, &receive, sizeof(receive));
-	add(&r, NETDEV_QUEUE_ID, &d->queue, sizeof(d->queue));
-	n = ask(asker, &r, reply, &attributes);
+	memcpy(&q.family, (const char *)id + NLA_HDRLEN, sizeof(q.family));
+	n = ask_queue(&q, d->interface, d->queue);
 	if (n == -ENODEV)
-		return 0; /* and without an interface no socket */
-	if (n < 0 || !find(attributes, n, NETDEV_QUEUE_ID))
+		return has_ended(&q) ? 0 : -EAGAIN; /* without an interface no socket */
+	if (n < 0 || !find(q.attributes, n, NETDEV_QUEUE_ID))
 		return -EAGAIN;
-	return find(attributes, n, NETDEV_QUEUE_XSK) != NULL;
+	return find(q.attributes, n, NETDEV_QUEUE_XSK) != NULL;
 }
 
 void device_set(const struct segment *s, struct member *m, const struct device *d, bool reported)

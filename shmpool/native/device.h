@@ -59,8 +59,8 @@ struct device {
  * it stores in *space. Returns a descriptor, or -errno. */
 int device_asker(uint64_t *space);
 
-/* Asks whether the queue has a socket. Returns 1; 0 if it has none, or the interface is gone;
- * -EAGAIN if that cannot be told now: another namespace, the interface is down, an older kernel. An
+/* Asks whether the queue has a socket. Returns 1; 0 if it has none, or the interface and its
+ * sockets are gone; -EAGAIN if that cannot be told now: another namespace, the interface is down, an older kernel. An
  * older kernel, which does not report sockets, may also make it 0 while there is one. */
 int device_bound(int asker, uint64_t space, const struct device *d);
 

@@ -266,23 +266,24 @@ void net_take_out(struct burst_object *burst, uint32_t at, uint32_t n)
 		burst_release(burst);
 		return;
 	}
-	uint8_t *gone = PyMem_Calloc(burst->n, 1);
-	uint32_t k = 0;
-	for (uint32_t i = 0; i < burst->n && k < at; i++) {
-		if (!burst_has(burst, i))
+	/* In place: without memory the burst would keep buffers that the kernel has. */
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < burst->n; i++) {
+		struct buffer_object *element = burst->element ? burst->element[i] : NULL;
+		if (at && burst_has(burst, i)) {
+			at--;
+			if (element) {
+				element->state = HOT_RELEASED;
+				Py_DECREF(element); /* runs no Python code */
+			}
 			continue;
-		k++;
-		if (gone)
-			gone[i] = 1;
-		if (burst->element && burst->element[i]) {
-			burst->element[i]->state = HOT_RELEASED;
-			if (gone)
-				Py_CLEAR(burst->element[i]);
 		}
+		burst->handle[kept] = burst->handle[i];
+		if (burst->element)
+			burst->element[kept] = element;
+		kept++;
 	}
-	if (gone) /* without memory the stale handles stay: a free of the burst refuses them */
-		burst_close_up(burst, gone);
-	PyMem_Free(gone);
+	burst->n = kept;
 }
 
 /* Takes the packets that are done out of the burst, and frees them. */
