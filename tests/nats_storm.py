@@ -8,6 +8,7 @@ in bridge_storm.py, which does the same over ZeroMQ.
 """
 
 import argparse
+import asyncio
 import contextlib
 import os
 import random
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import nats
 
 import shmpool
 from shmpool.bridge.packing import RECORD
@@ -56,6 +59,7 @@ class Linked:
     send: Bridge
     receive: Bridge
     server: Server
+    space: Space  # of the server
     folder: Path
 
     def restart_server(self) -> None:
@@ -66,6 +70,21 @@ class Linked:
     def log(self, end: str) -> str:
         """What the bridge has said that sends or receives."""
         return (self.folder / f"{end}.log").read_text()
+
+    def state(self) -> str:
+        """What the server says of the stream and its consumer."""
+
+        async def ask() -> str:
+            client = await nats.connect(self.server.url, allow_reconnect=False)
+            try:
+                jet = client.jetstream()
+                found = await jet.stream_info("work"), await jet.consumer_info("work", "shmpool")
+                return "\n".join(map(str, found))
+            finally:
+                await client.close()
+
+        with self.space.entered():
+            return asyncio.run(ask())
 
     def memory(self) -> list[int]:
         """Resident bytes of both bridges."""
@@ -96,7 +115,7 @@ def linked(ends: Pools, spaces: Spaces, folder: Path, stream: int = STREAM) -> I
         send = bridge("send", first, f"{ends[0].name}/work", stream_at(first))
         receive = bridge("receive", last, stream_at(last), f"{ends[1].name}/work")
         try:
-            yield Linked(send, receive, server, folder)
+            yield Linked(send, receive, server, middle, folder)
         finally:
             statuses = [one.end() for one in (send, receive)]
             assert statuses == [0, 0]
@@ -162,7 +181,8 @@ def _faults(
             left.pop()()
         if time.monotonic() - moved > GUARD_S:
             tails = "\n".join(link.log(end)[-1500:] for end in ("send", "receive"))
-            raise AssertionError(f"only {before} packets arrived:\n{tails}")
+            state = link.state()
+            raise AssertionError(f"only {before} packets arrived:\n{tails}\n{state}")
 
 
 def _long_faults(
@@ -170,10 +190,10 @@ def _long_faults(
 ) -> None:
     """Both links down, and then a consumer that stops: no more than a window is held, and neither
     bridge grows."""
-    before = link.memory()
     for space in (spaces[0], spaces[2]):
         set_link(space, "down")
     time.sleep(seconds)
+    before = link.memory()  # one of them was perhaps killed last, and has been starting
     for space in (spaces[0], spaces[2]):
         set_link(space, "up")
     go_on.clear()
