@@ -21,7 +21,7 @@
 # make pairs          two members in the middle of something at once, one or both killed
 # make soak           120,000 random kills, 200 of an executor's workers in 5,000 tasks, 50,000 corrupted words,
 #                     1,000 of workers on 20 million packets of a veth pair in 1,000 s (about two hours)
-# make soak-bridge    200 random kills of bridges between two network namespaces, and 200 with a server of NATS
+# make soak-bridge    200 random kills of bridges between network namespaces, and 400 with a server of NATS
 # make steer          4 million runs of the C core steered from a seed
 # make mutants        breaks steps; tests must fail         make relacy   20 million interleavings
 # make fuzz           random frames for the daemon's reader, for a minute
@@ -141,10 +141,12 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 0 tests/test_executor_deaths.py -k many_random_kills
 	CHAIN_SECONDS=1000 $(BIN)/python -m pytest -n 0 tests/test_net_chain.py
 
-# As root: two network namespaces.
+# As root: network namespaces.
 soak-bridge: $(VENV)/.dev
 	$(BIN)/python -m tests.bridge_storm --seed 3 $(ARGS)
 	$(BIN)/python -m tests.bridge_storm --kills 20 --downs 2 --lossy --seed 4
+	$(BIN)/python -m tests.nats_storm --seed 5 $(ARGS)
+	$(BIN)/python -m tests.nats_storm --kills 20 --downs 2 --lossy --seed 6
 	NATS_KILLS=200 $(BIN)/python -m pytest -n 0 tests/test_bridge_nats.py -k everybody_is_killed
 
 relacy: $(VENV)/.dev

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -239,7 +239,7 @@ def set_link(space: Space, state: str) -> None:
 
 
 @contextlib.contextmanager
-def lossy(spaces: tuple[Space, Space]) -> Iterator[None]:
+def lossy(spaces: Sequence[Space]) -> Iterator[None]:
     """Loses one packet of ten on the way, in both directions."""
     rules = (
         "add table ip lossy; add chain ip lossy input { type filter hook input priority 0; }; "

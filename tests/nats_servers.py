@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.network_spaces import Space
+
 DEADLINE_S = 60.0  # a guard against hangs
 PORTS = 20  # attempts to find a port that nobody takes in between
 
@@ -25,8 +27,11 @@ def free_port() -> int:
 class Server:
     """One server, with JetStream in a folder that outlives the process."""
 
-    def __init__(self, folder: Path, name: str = "one", more: str = "") -> None:
-        self.folder, self.name, self.more = folder, name, more
+    def __init__(
+        self, folder: Path, name: str = "one", more: str = "", space: Space | None = None
+    ) -> None:
+        """space: the network namespace that it runs in, where it listens at all addresses."""
+        self.folder, self.name, self.more, self._space = folder, name, more, space
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,15 +47,16 @@ class Server:
     def start(self, wait: bool = True) -> "Server":
         """Starts it, and waits until it accepts connections."""
         config = self.folder / "server.conf"
+        command, host = ["nats-server", "-c", str(config)], "127.0.0.1"
+        if self._space is not None:
+            command, host = [*self._space.command, *command], "0.0.0.0"  # noqa: S104
         config.write_text(
-            f"server_name: {self.name}\nlisten: 127.0.0.1:{self.port}\n"
+            f"server_name: {self.name}\nlisten: {host}:{self.port}\n"
             f'jetstream {{ store_dir: "{self.folder}/store", max_file: 1GB, max_mem: 64MB }}\n'
             f"{self.more}\n"
         )
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ["nats-server", "-c", str(config)], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         if wait:
             self.wait()
         return self
@@ -59,7 +65,10 @@ class Server:
         give_up = time.monotonic() + DEADLINE_S
         while True:
             try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as one:
+                with (
+                    self._space.entered() if self._space else contextlib.nullcontext(),
+                    socket.create_connection(("127.0.0.1", self.port), 1) as one,
+                ):
                     one.settimeout(DEADLINE_S)
                     if one.recv(5) == b"INFO ":
                         return
@@ -83,11 +92,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def one(folder: Path, more: str = "") -> Iterator[Server]:
+def one(folder: Path, more: str = "", space: Space | None = None) -> Iterator[Server]:
     """A server by itself. Skips the test where there is none."""
     if not shutil.which("nats-server"):
         pytest.skip("nats-server is not installed; `make tools` as root installs it")
-    server = Server(folder / "nats", more=more)
+    server = Server(folder / "nats", more=more, space=space)
     try:
         for _ in range(PORTS):
             try:

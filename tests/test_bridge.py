@@ -25,7 +25,7 @@ import zmq
 
 from shmpool.bridge import keys, messages
 from shmpool.bridge.config import LinkOptions
-from shmpool.bridge.ends import Batch, Refused, Target, source_of
+from shmpool.bridge.ends import Batch, Refused, Returns, Target, source_of
 from shmpool.bridge.ledger import ENTRIES, Ledger
 from shmpool.bridge.link import Link, link_of
 from shmpool.bridge.messages import Message
@@ -282,6 +282,30 @@ def test_what_is_given_back_is_marked(make_pool: MakePool) -> None:
     first.give_back()
     assert [(b"b", 1), (b"c", 1), (b"a", 1)] == [(m.payload, m.redelivered) for m in queue.peek(3)]
     assert isinstance(first, Batch)
+
+
+def test_nobody_waits_for_room_in_a_full_queue(make_pool: MakePool) -> None:
+    """What cannot return to a full queue does so as soon as something was taken, and at the end of
+    a link all of it together has one deadline, after which recovery has it."""
+    pool = make_pool(buffer_size=64, capacity=64)
+    queue = pool.create_queue("work", capacity=2, on_death="requeue")
+    source, returns = source_of(pool, "work"), Returns()
+    queue.send_many([b"a", b"b"])
+    refused = source.take(2)
+    assert refused is not None
+    queue.send(b"c")
+    returns.add(refused)  # the one finds room, the other does not
+    assert [(b"c", 0), (b"a", 1)] == [(m.payload, m.redelivered) for m in queue.peek(2)]
+    returns.place()
+    assert (2, 1) == (len(queue), pool.stats().held)
+    assert b"c" == queue.recv(0)
+    returns.place()
+    assert [(b"a", 1), (b"b", 1)] == [(m.payload, m.redelivered) for m in queue.peek(2)]
+    last = source.take(1)
+    assert last is not None
+    queue.send(b"d")
+    assert 1 == returns.end([last])
+    assert (2, 1) == (len(queue), pool.stats().held)
 
 
 def test_a_full_queue_holds_a_receiver_up(make_pool: MakePool, stop: Stop) -> None:

@@ -620,6 +620,24 @@ def test_a_packet_that_no_message_holds(
     assert link.figures.returned >= 2
 
 
+def test_a_packet_that_no_message_holds_and_a_full_queue(
+    server: Server, make_pool: MakePool, run_link: Run, eventually: Eventually
+) -> None:
+    """While producers keep its queue full it waits for room, the others pass, and in the end it is
+    in the queue: nothing stays with the link."""
+    pool = make_pool(buffer_size=2048, capacity=2048, queues=8)
+    here = pool.create_queue("here", capacity=4, on_death="requeue")
+    here.send(bytes(1_100_000))  # the server takes 1 MiB
+    link = run_link(sends(here, server))
+    for i in range(2000):
+        here.send(b"%d" % i)  # waits for room, as a rule
+    eventually(lambda: link.figures.packets == 2000)
+    eventually(lambda: link.figures.returned >= 2)
+    link.end()
+    assert link.join(DEADLINE_S)
+    assert (1, 0) == (len(here), pool.stats().held)
+
+
 def test_a_packet_that_the_other_pool_never_holds(
     server: Server, make_pool: MakePool, run_link: Run, eventually: Eventually
 ) -> None:

@@ -50,6 +50,7 @@ def test_the_rules_are_rules(tmp_path: Path) -> None:
     assert names == re.findall(r"^\| (Shmpool\w+) \|", page, re.MULTILINE)
 
 
+LINK = '{pool="p",link="to-b",direction="out"}'
 # An alert, series that raise it, and the same at which it stays silent.
 SERIES = [
     ("ShmpoolDaemonDown", 'up{job="shmpool"}', "0x20", "1x20"),
@@ -60,6 +61,7 @@ SERIES = [
     ("ShmpoolMessagesLostWithConsumers", 'shmpool_queue_dropped_total{pool="p"}', "0+1x20", "9x20"),
     ("ShmpoolSubscriberMisses", 'shmpool_subscriber_gaps_total{policy="drop-oldest"}', "0+9x20",
      "9x20"),
+    ("ShmpoolLinkDown", f"shmpool_link_up{LINK}", "1 0x20", "1 0 1x20"),
     ("ShmpoolPoolRefused", "shmpool_refused_pools", "1x20", "0x20"),
 ]  # fmt: skip
 
@@ -83,6 +85,30 @@ def test_an_alert_is_raised(alert: str, series: str, bad: str, good: str, tmp_pa
     for values, expected in ((bad, fires), (good, "")):
         filled = text.format(rules=ALERTS, series=series, values=values, expected=expected)
         check(*command, text=textwrap.dedent(filled), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("oldest", "up", "raised"),
+    [("0+60x20", "1x20", True), ("2x20", "1x20", False), ("0+60x20", "0x20", False)],
+)
+def test_a_link_that_lags(oldest: str, up: str, raised: bool, tmp_path: Path) -> None:
+    """A burst that waits raises it while the link is up; one that is down has its own alert."""
+    sample = "{labels: '{alertname=\"ShmpoolLinkLags\"}', value: 1}"
+    text = f"""
+    rule_files: [{ALERTS}]
+    evaluation_interval: 1m
+    tests:
+      - interval: 1m
+        input_series:
+          - {{series: 'shmpool_link_oldest_seconds{LINK}', values: "{oldest}"}}
+          - {{series: 'shmpool_link_up{LINK}', values: "{up}"}}
+        promql_expr_test:
+          - expr: sum by (alertname) (ALERTS{{alertname="ShmpoolLinkLags",alertstate="firing"}})
+            eval_time: 15m
+            exp_samples: [{sample if raised else ""}]
+    """
+    command = (tool("promtool"), "test", "rules", "tests.yml")
+    check(*command, text=textwrap.dedent(text), folder=tmp_path)
 
 
 def test_the_board_is_a_board() -> None:
@@ -115,7 +141,7 @@ def test_the_board_is_a_board() -> None:
         for panel in BOARD["panels"]
         if "fieldConfig" in panel
     }
-    assert units <= {"short", "bytes", "ops", "s", "percentunit"}
+    assert units <= {"short", "bytes", "Bps", "ops", "s", "percentunit"}
 
 
 @pytest.fixture
@@ -180,20 +206,23 @@ def test_a_prometheus_scrapes_the_daemon(
     make_pool: MakePool,
     eventually: Eventually,
 ) -> None:
-    """It loads the alerts, and each query of the board and of the alerts finds what it asks for."""
+    """It loads the alerts, and each query of the board and of the alerts finds what it asks for,
+    with a link whose other side is not there."""
     tool("prometheus")
+    pytest.importorskip("zmq", reason="shmpool[bridge] is not installed")
     with make_pool(capacity=64) as pool:
-        work = pool.create_queue("work", capacity=8)
+        work = pool.create_queue("work", capacity=8, on_death="requeue")
         topic = pool.create_topic("ticks", depth=8)
         with topic.subscribe():
             work.send(b"packet")
-            ask = scraping(start_daemon("", *PORT))
+            link = f'[[link]]\nfrom = "{pool.name}/work"\nto = "zmq://127.0.0.1:9/there/work"\n'
+            ask = scraping(start_daemon(link, *PORT))
             selector = f'{{pool="{pool.name}"}}'
             eventually(
                 lambda: (ask("query", query=f"shmpool_members{selector}") or {}).get("result")
             )
             groups = ask("rules")["groups"]
-            assert [10] == [len(group["rules"]) for group in groups]
+            assert [12] == [len(group["rules"]) for group in groups]
             assert {"ok", "unknown"} >= {rule["health"] for rule in groups[0]["rules"]}
             for rule in groups[0]["rules"]:
                 ask("query", query=rule["query"])

@@ -8,6 +8,7 @@ bridge. What a subscriber of a topic had taken is lost with it.
 import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .. import errors
@@ -67,22 +68,63 @@ class Batch:
         with contextlib.suppress(errors.BufferReleased):  # it was given back
             self.packets.free()
 
-    def give_back(self) -> None:
+    def give_back(self, seconds: float = GIVE_BACK_S) -> None:
         """Returns them to their queue, each as redelivered once more. A topic has no such place.
 
-        What has no room in the queue is left to recovery: it returns it when this process ends.
+        Waits so long for room. What finds none is left to recovery: it returns it when this process
+        ends. So only for a link that ends.
         """
-        if not isinstance(self.packets, Burst):
-            self.packets.free()
-            return
-        try:
-            self.packets.nack(GIVE_BACK_S)
-        except errors.Full:
+        if not self.went_back(seconds) and isinstance(self.packets, Burst):
             for buf in self.packets:
                 if not buf.released:
                     buf._outlive()
+
+    def went_back(self, seconds: float) -> bool:
+        """give_back(), but the batch keeps what finds no room in that time. Returns whether all
+        found some. May be repeated."""
+        if not isinstance(self.packets, Burst):
+            self.packets.free()
+            return True
+        try:
+            self.packets.nack(seconds)
+        except errors.Full:
+            return False
         except errors.BufferReleased:  # given back before
-            return
+            pass
+        return True
+
+
+class Returns:
+    """Batches on their way back to their queue, each as redelivered once more. For one thread.
+
+    Nobody waits for room: a sender that waited would not take, and perhaps nobody else does.
+    """
+
+    def __init__(self) -> None:
+        self._left: list[Batch] = []
+
+    def add(self, batch: Batch) -> None:
+        """Returns a batch now, or by place()."""
+        self._left.append(batch)
+        self.place()
+
+    def place(self) -> None:
+        """Returns what the queue has room for. Called after each take, it finds the room of what
+        was taken before a producer does, and so has no more left than a few."""
+        if self._left:
+            self._left = [batch for batch in self._left if not batch.went_back(0)]
+
+    def end(self, more: Iterable[Batch]) -> int:
+        """Returns these and more, when the link ends. Waits for room, GIVE_BACK_S for all of them.
+        Returns how many packets there were more."""
+        deadline, n = time.monotonic() + GIVE_BACK_S, 0
+        for batch in more:
+            self._left.append(batch)
+            n += batch.n
+        for batch in self._left:
+            batch.give_back(max(deadline - time.monotonic(), 0))
+        self._left.clear()
+        return n
 
 
 class Source(ABC):

@@ -28,7 +28,7 @@ from nats.aio.msg import Msg
 from .. import errors
 from .._hot import Buffer
 from .config import PACKETS_MAX
-from .ends import Batch, Refused, Source
+from .ends import Batch, Refused, Returns, Source
 from .link import DRAIN_S
 from .nats_consumer import has_receiver
 from .nats_stream import HEADERS, Place, first_of, jetstream, prepare_stream, until_lost
@@ -68,6 +68,7 @@ class Sending:
         self._id = secrets.token_hex(8)
         self._next = 0
         self._unacked: dict[int, _Sent] = {}  # oldest first
+        self._returns = Returns()  # what no message holds
         self._acked = asyncio.Event()
         self._most = 0  # bytes of a message, without its headers: what server and stream take
         self._size = 1024.0  # bytes of a packet, with its record: an average
@@ -98,9 +99,7 @@ class Sending:
 
     def give_back(self) -> None:
         """Returns what is not acknowledged to its queue."""
-        for sent in self._unacked.values():
-            sent.batch.give_back()
-            self._figures.returned += sent.batch.n
+        self._figures.returned += self._returns.end(sent.batch for sent in self._unacked.values())
         self._unacked.clear()
         self._count()
 
@@ -116,6 +115,7 @@ class Sending:
                 batch = await self._source.atake(min(max(most, 1), PACKETS_MAX))
             except errors.ShutDown:
                 return
+            self._returns.place()
             # No await before each part is in _unacked: who is cancelled has lost none.
             returned = self._figures.returned
             for sent, body in list(self._divided(batch, self._most)):
@@ -151,7 +151,7 @@ class Sending:
                 yield sent, _body(batch, table, data)
 
     def _refuse(self, batch: Batch, size: int, most: int) -> None:
-        batch.give_back()
+        self._returns.add(batch)
         self._figures.returned += batch.n
         self._link.down(
             f"a packet makes a message of {size} bytes; the server takes at most {most}: raise its "
@@ -203,10 +203,11 @@ class Sending:
         self._link.up()
 
     async def _again(self, client: Client, inbox: str) -> None:
-        """Publishes again what is not acknowledged in time."""
+        """Publishes again what is not acknowledged in time, and returns what no message holds."""
         while True:
             await asyncio.sleep(SCAN_S)
             self._link.refuse_replaced()
+            self._returns.place()
             now = time.monotonic()
             for sent in [one for one in self._unacked.values() if one.due <= now]:
                 if sent.number in self._unacked:

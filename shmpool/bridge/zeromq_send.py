@@ -17,7 +17,7 @@ from ..pool import Pool
 from ..topic import Samples
 from . import messages, sockets
 from .config import PACKETS_MAX
-from .ends import Batch, Packed, Source, source_of
+from .ends import Batch, Packed, Returns, Source, source_of
 from .link import DRAIN_S, Link
 from .messages import Message
 from .packing import BadMessage, fitting
@@ -42,6 +42,7 @@ class Sender(Link):
         self._to_all = self.options.receivers == "all"
         self._mean = 1500.0  # bytes of a packet in the last burst
         self._taken: list[Batch] = []  # and not sent yet
+        self._returns = Returns()  # what no receiver takes
         self._connections_at = 0.0
         source = self._source = source_of(pool, self.options.local.name)
         try:
@@ -77,6 +78,7 @@ class Sender(Link):
         sent = ended = False
         while not self.stop.is_set:
             self.refuse_replaced()
+            self._returns.place()
             room = self._room() if sent else 0
             if room == 0 or self._unacknowledged() * 2 >= self.options.window:
                 self._listen()  # seldom, while there is room
@@ -143,6 +145,7 @@ class Sender(Link):
             if batch is None:
                 return None
             self._taken.append(batch)
+        self._returns.place()
         self._divide(wanted)
         packed = self._taken[0].packed()
         if len(packed[1]) > 2 * self.options.burst_bytes:  # larger than those before
@@ -290,7 +293,7 @@ class Sender(Link):
         second, if it has not."""
         log.warning("link %s: %d packets returned: %s", self.options.shown, batch.n, why)
         self.figures.returned += batch.n
-        batch.give_back()
+        self._returns.add(batch)
         self.stop.wait(RETURN_S)
 
     def _fail_over(self, now: float) -> None:
@@ -334,8 +337,7 @@ class Sender(Link):
     def _give_back(self) -> None:
         """Returns what is not acknowledged to the queue."""
         left = {id(sent.shipment): sent.shipment for one in self._outlets for sent in one.window}
-        for batch in [*(one.batch for one in left.values()), *self._taken]:
-            batch.give_back()
+        self._returns.end([*(one.batch for one in left.values()), *self._taken])
         self.figures.unacknowledged = 0
 
 
