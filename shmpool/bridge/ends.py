@@ -16,7 +16,7 @@ from ..burst import Burst
 from ..pool import Pool
 from ..queue import AlfQueue
 from ..topic import PUBLISH_MAX, Samples, Subscriber, Topic
-from .packing import checked, pack, unpack
+from .packing import checked, measured, pack, unpack
 from .stopping import Stop
 
 GIVE_BACK_S = 2.0  # that a full queue has to take returned packets
@@ -33,7 +33,7 @@ class Refused(errors.ShmpoolError):
 Packed = tuple[bytes, bytes | Buffer]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
     """Packets that a sender has taken, and owns until the other side has them."""
 
@@ -102,12 +102,8 @@ class Source(ABC):
         """How many packets are there."""
 
     @abstractmethod
-    def fileno(self) -> int:
-        """A descriptor that is readable while packets are there."""
-
-    @abstractmethod
     def take_within(self, most: int, seconds: float) -> Batch | None:
-        """take(), but waits so long for the first packet: it wakes sooner than by fileno()."""
+        """take(), but waits so long for the first packet."""
 
     @abstractmethod
     def close(self) -> None:
@@ -143,9 +139,6 @@ class QueueSource(Source):
     def waiting(self) -> int:
         return len(self._queue)
 
-    def fileno(self) -> int:
-        return self._queue.fileno()
-
     def take_within(self, most: int, seconds: float) -> Batch | None:
         with contextlib.suppress(errors.Empty):
             burst = self._queue.get_many(most, seconds)
@@ -179,9 +172,6 @@ class TopicSource(Source):
     @property
     def waiting(self) -> int:
         return self._subscriber.lag
-
-    def fileno(self) -> int:
-        return self._subscriber.fileno()
 
     def take_within(self, most: int, seconds: float) -> Batch | None:
         with contextlib.suppress(errors.Empty):
@@ -245,8 +235,8 @@ class Target:
             PayloadTooLarge: a packet is larger than the pool; none is in.
             BadMessage: it is not what a bridge sends.
         """
-        n, first, at, most = checked(table, data), 0, 0, self._most
-        longest, _ = packed_longest(table, 0, n)
+        n, longest = measured(table, data)
+        first, at, most = 0, 0, self._most
         if longest > self.largest:
             raise errors.PayloadTooLarge(
                 f"a packet has {longest} bytes; pool {self._pool.name!r} holds {self.largest}"

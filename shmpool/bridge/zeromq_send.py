@@ -30,6 +30,7 @@ KEEP_S = 10.0  # without a burst, after which HELLO is sent
 RETURN_S = 0.02  # pause after a packet that is returned
 IDLE_MS = 250
 ALONE_S = 0.1  # of a wait at the queue alone, between two questions about the connections
+SOON_S = 0.0002  # first wait at the queue alone while answers may come; each is twice as long
 PACKET_LEAST = 16  # bytes that a packet is guessed to have, to take not too few
 
 
@@ -43,6 +44,7 @@ class Sender(Link):
         self._mean = 1500.0  # bytes of a packet in the last burst
         self._taken: list[Batch] = []  # and not sent yet
         self._connections_at = 0.0
+        self._pause = SOON_S
         source = self._source = source_of(pool, self.options.local.name)
         try:
             with sockets.context() as ctx:
@@ -53,7 +55,7 @@ class Sender(Link):
                     self._outlets.append(
                         Outlet(to, sock, monitor, sender, to.path.encode(), away=away)
                     )
-                self._pollers(source)
+                self._answers = self._poller()
                 try:
                     self._send_until_stop(source)
                 finally:  # also before it begins again: no room is kept free for it
@@ -63,48 +65,55 @@ class Sender(Link):
             self._give_back()
             source.close()
 
-    def _pollers(self, source: Source) -> None:
-        self._answers, self._all = zmq.Poller(), zmq.Poller()
-        for poller in (self._answers, self._all):
-            for one in self._outlets:
-                poller.register(one.sock, zmq.POLLIN)
-                poller.register(one.monitor, zmq.POLLIN)
-            poller.register(self.stop.fileno(), zmq.POLLIN)
-        self._all.register(source.fileno(), zmq.POLLIN)
+    def _poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for one in self._outlets:
+            poller.register(one.sock, zmq.POLLIN)
+            poller.register(one.monitor, zmq.POLLIN)
+        poller.register(self.stop.fileno(), zmq.POLLIN)
+        return poller
 
     def _send_until_stop(self, source: Source) -> None:
         self._note_state()
-        sent = ended = False
+        ended = False
         while not self.stop.is_set:
             self.refuse_replaced()
-            room = self._room() if sent else 0
+            room = self._room()
             if room == 0 or self._unacknowledged() * 2 >= self.options.window:
                 self._listen()  # seldom, while there is room
                 room = self._room()
-            sent = False
             if room and (self._taken or not ended):
                 try:
-                    sent = self._take_and_send(source, room)
+                    if self._take_and_send(source, room):
+                        continue
                 except errors.ShutDown:
                     ended = True
+            self._listen()
             if ended and not self._taken and not self._unacknowledged():
                 raise errors.ShutDown("the queue was shut down")
-            if not sent:
-                self._wait(source, bool(room) and not ended and not self._taken)
+            self._wait(source, not ended and not self._taken and self._room() > 0)
         deadline = time.monotonic() + DRAIN_S
         while self._unacknowledged() and time.monotonic() < deadline:
             self._listen()
             time.sleep(0.001)
 
     def _wait(self, source: Source, may_take: bool) -> None:
+        """Waits for a packet, or, if none may be taken, for an answer.
+
+        A packet wakes this thread with one futex. With a descriptor of the queue, to poll for both,
+        there would be three wakeups in its way and a system call in each take. So an answer is read
+        later, by no more than the time that it has taken. Nothing waits for it while there is room.
+        """
         self._note_figures()
-        self._connections_at = 0.0
-        if may_take and not self._unacknowledged():  # nobody has to say anything
-            batch = source.take_within(self._wanted(self._room()), ALONE_S)
-            if batch is not None:
-                self._taken.append(batch)
-        else:
-            (self._all if may_take else self._answers).poll(IDLE_MS)
+        if not may_take:
+            self._answers.poll(IDLE_MS)
+            self._connections_at = 0.0
+            return
+        seconds = self._pause if self._unacknowledged() else ALONE_S
+        self._pause = min(self._pause * 2, ALONE_S)
+        batch = source.take_within(self._wanted(self._room()), seconds)
+        if batch is not None:
+            self._taken.append(batch)
 
     def _room(self) -> int:
         """How many packets may be taken and sent now."""
@@ -133,6 +142,7 @@ class Sender(Link):
         shipment = Shipment(batch, size, len(fit), time.monotonic(), batch.doubtful)
         for one in fit:
             self._ship(one, shipment, packed)
+        self._pause = SOON_S
         return True
 
     def _next(self, source: Source, room: int) -> tuple[Batch, Packed] | None:
