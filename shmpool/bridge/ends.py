@@ -89,8 +89,9 @@ class Source(ABC):
     """A queue, or a subscriber of a topic. For one thread."""
 
     @abstractmethod
-    def take(self, most: int) -> Batch | None:
-        """Takes up to so many packets that are there now. ShutDown after the last one."""
+    def take(self, most: int, seconds: float) -> Batch | None:
+        """Takes up to so many packets that are there. Waits so long for the first one. ShutDown
+        after the last one."""
 
     @abstractmethod
     async def atake(self, most: int) -> Batch:
@@ -100,10 +101,6 @@ class Source(ABC):
     @abstractmethod
     def waiting(self) -> int:
         """How many packets are there."""
-
-    @abstractmethod
-    def take_within(self, most: int, seconds: float) -> Batch | None:
-        """take(), but waits so long for the first packet."""
 
     @abstractmethod
     def close(self) -> None:
@@ -124,9 +121,9 @@ class QueueSource(Source):
             raise errors.ShutDown(f"queue {queue.name!r} was shut down, and is empty")
         self._queue = queue
 
-    def take(self, most: int) -> Batch | None:
+    def take(self, most: int, seconds: float) -> Batch | None:
         try:
-            burst = self._queue.get_many(most, 0)
+            burst = self._queue.get_many(most, seconds)
         except errors.Empty:
             return None
         return Batch(burst, len(burst))
@@ -138,12 +135,6 @@ class QueueSource(Source):
     @property
     def waiting(self) -> int:
         return len(self._queue)
-
-    def take_within(self, most: int, seconds: float) -> Batch | None:
-        with contextlib.suppress(errors.Empty):
-            burst = self._queue.get_many(most, seconds)
-            return Batch(burst, len(burst))
-        return None
 
     def close(self) -> None:
         self._queue.close()
@@ -158,9 +149,9 @@ class TopicSource(Source):
             raise errors.ShutDown(f"topic {topic.name!r} was shut down")
         self._subscriber: Subscriber = topic.subscribe(policy="block")
 
-    def take(self, most: int) -> Batch | None:
+    def take(self, most: int, seconds: float) -> Batch | None:
         try:
-            samples = self._subscriber.get_many(most, 0)
+            samples = self._subscriber.get_many(most, seconds)
         except errors.Empty:
             return None
         return Batch(samples, len(samples))
@@ -172,12 +163,6 @@ class TopicSource(Source):
     @property
     def waiting(self) -> int:
         return self._subscriber.lag
-
-    def take_within(self, most: int, seconds: float) -> Batch | None:
-        with contextlib.suppress(errors.Empty):
-            samples = self._subscriber.get_many(most, seconds)
-            return Batch(samples, len(samples))
-        return None
 
     def close(self) -> None:
         self._subscriber.close()

@@ -82,37 +82,39 @@ class Sender(Link):
             if room == 0 or self._unacknowledged() * 2 >= self.options.window:
                 self._listen()  # seldom, while there is room
                 room = self._room()
-            if room and (self._taken or not ended):
+            if room and not self._taken and not ended:
                 try:
-                    if self._take_and_send(source, room):
-                        continue
+                    self._take(source, room)
                 except errors.ShutDown:
                     ended = True
+            if room and self._taken and self._send_next(room):
+                continue
             self._listen()
             if ended and not self._taken and not self._unacknowledged():
                 raise errors.ShutDown("the queue was shut down")
-            self._wait(source, not ended and not self._taken and self._room() > 0)
+            if self._taken or ended or self._room() == 0:
+                self._note_figures()
+                self._answers.poll(IDLE_MS)
+                self._connections_at = 0.0
         deadline = time.monotonic() + DRAIN_S
         while self._unacknowledged() and time.monotonic() < deadline:
             self._listen()
             time.sleep(0.001)
 
-    def _wait(self, source: Source, may_take: bool) -> None:
-        """Waits for a packet, or, if none may be taken, for an answer.
+    def _take(self, source: Source, room: int) -> None:
+        """Takes up to room packets of about burst_bytes. Waits for the first one.
 
-        A packet wakes this thread with one futex. With a descriptor of the queue, to poll for both,
-        there would be three wakeups in its way and a system call in each take. So an answer is read
-        later, by no more than the time that it has taken. Nothing waits for it while there is room.
+        A packet wakes this thread with one futex. With a descriptor of the queue, to poll for
+        answers too, there would be three wakeups in its way and a system call in each take. So an
+        answer is read later, by no more than the time that it has taken. While there is room,
+        nothing waits for it.
         """
-        self._note_figures()
-        if not may_take:
-            self._answers.poll(IDLE_MS)
-            self._connections_at = 0.0
-            return
         seconds = self._pause if self._unacknowledged() else ALONE_S
-        self._pause = min(self._pause * 2, ALONE_S)
-        batch = source.take_within(self._wanted(self._room()), seconds)
-        if batch is not None:
+        batch = source.take(self._wanted(room), seconds)
+        if batch is None:
+            self._pause = min(self._pause * 2, ALONE_S)
+        else:
+            self._pause = SOON_S
             self._taken.append(batch)
 
     def _room(self) -> int:
@@ -120,12 +122,9 @@ class Sender(Link):
         rooms = [one.room(self.options.window) for one in self._outlets]
         return min(min(rooms) if self._to_all else max(rooms), PACKETS_MAX)
 
-    def _take_and_send(self, source: Source, room: int) -> bool:
-        """Sends one burst. False if there is nothing to send."""
-        found = self._next(source, room)
-        if found is None:
-            return False
-        batch, packed = found
+    def _send_next(self, room: int) -> bool:
+        """Sends a burst of what was taken. False if that has to wait."""
+        batch, packed = self._next(room)
         size = len(packed[1])
         fit = [one for one in self._outlets if one.ready and size <= one.largest]
         if len(fit) < (len(self._outlets) if self._to_all else 1):
@@ -142,18 +141,11 @@ class Sender(Link):
         shipment = Shipment(batch, size, len(fit), time.monotonic(), batch.doubtful)
         for one in fit:
             self._ship(one, shipment, packed)
-        self._pause = SOON_S
         return True
 
-    def _next(self, source: Source, room: int) -> tuple[Batch, Packed] | None:
-        """Takes up to room packets of about burst_bytes, and packs them."""
-        wanted = self._wanted(room)
-        if not self._taken:
-            batch = source.take(wanted)
-            if batch is None:
-                return None
-            self._taken.append(batch)
-        self._divide(wanted)
+    def _next(self, room: int) -> tuple[Batch, Packed]:
+        """Packs up to room packets of about burst_bytes of what was taken."""
+        self._divide(self._wanted(room))
         packed = self._taken[0].packed()
         if len(packed[1]) > 2 * self.options.burst_bytes:  # larger than those before
             self._divide(fitting(packed[0], self.options.burst_bytes))
