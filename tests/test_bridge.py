@@ -274,7 +274,7 @@ def test_what_is_given_back_is_marked(make_pool: MakePool) -> None:
     pool = make_pool(buffer_size=64, capacity=64)
     queue = pool.create_queue("work", capacity=8, on_death="requeue")
     queue.send_many([b"a", b"b", b"c"])
-    batch = source_of(pool, "work").take(8)
+    batch = source_of(pool, "work").take(8, 0)
     assert batch is not None
     assert 3 == batch.n
     first, rest = batch.split(1)

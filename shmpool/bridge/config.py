@@ -76,7 +76,7 @@ class LinkOptions:
     window: int = field(default=16, metadata=about(Option(
         "Bursts that may be on their way to a receiver, not acknowledged.",
         "bursts", 1, 1024)))
-    burst_bytes: int = field(default=262144, metadata=about(Option(
+    burst_bytes: int = field(default=524288, metadata=about(Option(
         "Bytes that a burst has at most, if it has more than one packet.",
         "bytes", 1024, 1 << 20)))
     key_file: str | None = field(default=None, metadata=about(Option(

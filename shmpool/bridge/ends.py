@@ -17,7 +17,7 @@ from ..burst import Burst
 from ..pool import Pool
 from ..queue import AlfQueue
 from ..topic import PUBLISH_MAX, Samples, Subscriber, Topic
-from .packing import checked, pack, unpack
+from .packing import checked, measured, pack, unpack
 from .stopping import Stop
 
 GIVE_BACK_S = 2.0  # that a full queue has to take returned packets
@@ -34,7 +34,7 @@ class Refused(errors.ShmpoolError):
 Packed = tuple[bytes, bytes | Buffer]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
     """Packets that a sender has taken, and owns until the other side has them."""
 
@@ -131,8 +131,9 @@ class Source(ABC):
     """A queue, or a subscriber of a topic. For one thread."""
 
     @abstractmethod
-    def take(self, most: int) -> Batch | None:
-        """Takes up to so many packets that are there now. ShutDown after the last one."""
+    def take(self, most: int, seconds: float) -> Batch | None:
+        """Takes up to so many packets that are there. Waits so long for the first one. ShutDown
+        after the last one."""
 
     @abstractmethod
     async def atake(self, most: int) -> Batch:
@@ -142,14 +143,6 @@ class Source(ABC):
     @abstractmethod
     def waiting(self) -> int:
         """How many packets are there."""
-
-    @abstractmethod
-    def fileno(self) -> int:
-        """A descriptor that is readable while packets are there."""
-
-    @abstractmethod
-    def take_within(self, most: int, seconds: float) -> Batch | None:
-        """take(), but waits so long for the first packet: it wakes sooner than by fileno()."""
 
     @abstractmethod
     def close(self) -> None:
@@ -170,9 +163,9 @@ class QueueSource(Source):
             raise errors.ShutDown(f"queue {queue.name!r} was shut down, and is empty")
         self._queue = queue
 
-    def take(self, most: int) -> Batch | None:
+    def take(self, most: int, seconds: float) -> Batch | None:
         try:
-            burst = self._queue.get_many(most, 0)
+            burst = self._queue.get_many(most, seconds)
         except errors.Empty:
             return None
         return Batch(burst, len(burst))
@@ -184,15 +177,6 @@ class QueueSource(Source):
     @property
     def waiting(self) -> int:
         return len(self._queue)
-
-    def fileno(self) -> int:
-        return self._queue.fileno()
-
-    def take_within(self, most: int, seconds: float) -> Batch | None:
-        with contextlib.suppress(errors.Empty):
-            burst = self._queue.get_many(most, seconds)
-            return Batch(burst, len(burst))
-        return None
 
     def close(self) -> None:
         self._queue.close()
@@ -207,9 +191,9 @@ class TopicSource(Source):
             raise errors.ShutDown(f"topic {topic.name!r} was shut down")
         self._subscriber: Subscriber = topic.subscribe(policy="block")
 
-    def take(self, most: int) -> Batch | None:
+    def take(self, most: int, seconds: float) -> Batch | None:
         try:
-            samples = self._subscriber.get_many(most, 0)
+            samples = self._subscriber.get_many(most, seconds)
         except errors.Empty:
             return None
         return Batch(samples, len(samples))
@@ -221,15 +205,6 @@ class TopicSource(Source):
     @property
     def waiting(self) -> int:
         return self._subscriber.lag
-
-    def fileno(self) -> int:
-        return self._subscriber.fileno()
-
-    def take_within(self, most: int, seconds: float) -> Batch | None:
-        with contextlib.suppress(errors.Empty):
-            samples = self._subscriber.get_many(most, seconds)
-            return Batch(samples, len(samples))
-        return None
 
     def close(self) -> None:
         self._subscriber.close()
@@ -287,8 +262,8 @@ class Target:
             PayloadTooLarge: a packet is larger than the pool; none is in.
             BadMessage: it is not what a bridge sends.
         """
-        n, first, at, most = checked(table, data), 0, 0, self._most
-        longest, _ = packed_longest(table, 0, n)
+        n, longest = measured(table, data)
+        first, at, most = 0, 0, self._most
         if longest > self.largest:
             raise errors.PayloadTooLarge(
                 f"a packet has {longest} bytes; pool {self._pool.name!r} holds {self.largest}"

@@ -51,10 +51,16 @@ def fitting(table: bytes, most: int) -> int:
 
 def checked(table: "BytesLike", data: "BytesLike") -> int:
     """Returns how many packets there are. BadMessage if table and data do not belong together."""
+    return measured(table, data)[0]
+
+
+def measured(table: "BytesLike", data: "BytesLike") -> tuple[int, int]:
+    """Returns how many packets there are, and the bytes of the longest. BadMessage as checked()."""
     n, rest = divmod(memoryview(table).nbytes, RECORD)
-    if rest or packed_longest(table, 0, n)[1] != memoryview(data).nbytes:
+    longest, total = packed_longest(table, 0, n)
+    if rest or total != memoryview(data).nbytes:
         raise BadMessage("a table of packets whose lengths are not those of the data")
-    return n
+    return n, longest
 
 
 def unpack(

@@ -29,7 +29,7 @@ log = logging.getLogger("shmpool.bridge")
 NOBLOCK, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)  # a sum of enums takes 1 us
 ACK_EVERY = 8  # bursts of a sender, or half of its window, while more of them are there
 TURN = 32  # messages that are read before acknowledgements are sent
-IDLE_MS, STARVING_MS = 250, 10  # between two questions whether there is room
+IDLE_MS, STARVING_MS = 100, 10  # of a wait for a message: whether it ends, or there is room
 SILENT_S = 5.0  # after which nothing is kept free for a sender
 GONE_S = 30.0  # after which a sender is forgotten, but not by the ledger
 MESSAGE_LEAST = 4 << 20  # bytes that every receiver takes in one message
@@ -47,6 +47,7 @@ class Session:
     unknown_until: int = 0  # bursts up to this may have been put before the ledger knew the sender
     turn: int = 0  # of its last HELLO
     granted: int = 0  # packets that may be on their way
+    full: int = 0  # granted, when the room was counted last: while most is left, it is not again
     unanswered: int = 0  # bursts since the last acknowledgement
     asked: float = field(default=0.0)  # when WHO was sent
 
@@ -58,7 +59,7 @@ class Receiver(Link):
         """See Link. EADDRINUSE: another process receives there."""
         at = self.options.remotes[0]
         self._sessions: dict[bytes, Session] = {}
-        self._complained = 0.0
+        self._complained, self._waits = 0.0, 0
         self._ack_every = max(min(ACK_EVERY, self.options.window // 2), 1)
         self._largest = max(pool.geometry.room, MESSAGE_LEAST)
         self._path = at.path
@@ -68,29 +69,34 @@ class Receiver(Link):
             sockets.router(ctx, self.options, at, self._largest) as self._sock,
             contextlib.closing(Ledger(pool, _address(at), self.stop)) as self._ledger,
         ):
-            self._receive(self._sock)
+            self._receive()
 
-    def _receive(self, sock: zmq.Socket[bytes]) -> None:
-        poller = zmq.Poller()
-        poller.register(sock, zmq.POLLIN)
-        poller.register(self.stop.fileno(), zmq.POLLIN)
+    def _receive(self) -> None:
         self._note_state()
         while not self.stop.is_set:
             self.refuse_replaced()
-            n = 0
-            while n < TURN and self._take_message():
+            n = int(self._wait_for_message())
+            while 0 < n < TURN and self._take_message(NOBLOCK):
                 n += 1
             self._answer_all()
             self._ledger.refresh()
-            if n < TURN:
-                poller.poll(STARVING_MS if self._starving() else IDLE_MS)
+            if n == 0:
                 self._forget()
 
-    def _take_message(self) -> bool:
+    def _wait_for_message(self) -> bool:
+        """Waits for a message, and reads it. Returns False if there is none. A recv() that waits
+        takes fewer system calls than a poll() in front of it."""
+        wait = STARVING_MS if self._starving() else IDLE_MS
+        if wait != self._waits:
+            self._waits = wait
+            self._sock.setsockopt(zmq.RCVTIMEO, wait)
+        return self._take_message(0)
+
+    def _take_message(self, flags: int) -> bool:
         """Reads one message. Returns False if there is none."""
         sock = self._sock
         try:
-            route = sock.recv(NOBLOCK)
+            route = sock.recv(flags)
         except zmq.Again:
             return False
         frames = [sock.recv(copy=False)]  # a route is never alone
@@ -105,20 +111,20 @@ class Receiver(Link):
     def _handle(self, route: bytes, frames: list[zmq.Frame]) -> None:
         head = frames[0].buffer
         message = messages.message_of(head)
-        session = self._sessions.get(message.sender)
-        if message.kind == messages.HELLO:
+        kind, session = message.kind, self._sessions.get(message.sender)
+        if kind == messages.BURST and len(frames) == 2 and session is not None:
+            self._burst(session, message, head[messages.HEAD :], frames[1].buffer)
+            session.heard = time.monotonic()
+        elif kind == messages.HELLO:
             self._welcome(route, message, bytes(frames[1].buffer) if len(frames) > 1 else b"")
         elif session is None:
             if len(self._sessions) < SENDERS_MAX:
                 self._send(route, Message(messages.WHO, message.sender))
-        elif message.kind == messages.BYE:
+        elif kind == messages.BYE:
             del self._sessions[message.sender]
             self._note_state()
-        elif message.kind == messages.BURST and len(frames) == 2:
-            session.heard = time.monotonic()
-            self._burst(session, message, head[messages.HEAD :], frames[1].buffer)
         else:
-            raise BadMessage(f"a message of kind {message.kind} with {len(frames)} parts")
+            raise BadMessage(f"a message of kind {kind} with {len(frames)} parts")
 
     def _welcome(self, route: bytes, hello: Message, path: bytes) -> None:
         if path.decode(errors="replace") != self._path:
@@ -207,12 +213,14 @@ class Receiver(Link):
             if one is not session and now - one.heard < SILENT_S
         ]
         session.granted = max(min(room // (len(others) + 1), room - sum(others)), 0)
+        session.full = session.granted
         return session.granted
 
     def _answer(self, sender: bytes, session: Session) -> None:
         session.unanswered = 0
-        credit = self._grant(session)
-        self._send(session.route, Message(messages.ACK, sender, session.last, credit))
+        if len(self._sessions) > 1 or session.granted * 4 <= session.full * 3:
+            self._grant(session)
+        self._send(session.route, Message(messages.ACK, sender, session.last, session.granted))
 
     def _answer_all(self) -> None:
         """Acknowledges what was put, and says that there is room again."""

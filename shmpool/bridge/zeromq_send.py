@@ -30,6 +30,7 @@ KEEP_S = 10.0  # without a burst, after which HELLO is sent
 RETURN_S = 0.02  # pause after a packet that is returned
 IDLE_MS = 250
 ALONE_S = 0.1  # of a wait at the queue alone, between two questions about the connections
+SOON_S = 0.0002  # first wait at the queue alone while answers may come; each is twice as long
 PACKET_LEAST = 16  # bytes that a packet is guessed to have, to take not too few
 
 
@@ -44,6 +45,7 @@ class Sender(Link):
         self._taken: list[Batch] = []  # and not sent yet
         self._returns = Returns()  # what no receiver takes
         self._connections_at = 0.0
+        self._pause = SOON_S
         source = self._source = source_of(pool, self.options.local.name)
         try:
             with sockets.context() as ctx:
@@ -54,7 +56,7 @@ class Sender(Link):
                     self._outlets.append(
                         Outlet(to, sock, monitor, sender, to.path.encode(), away=away)
                     )
-                self._pollers(source)
+                self._answers = self._poller()
                 try:
                     self._send_until_stop(source)
                 finally:  # also before it begins again: no room is kept free for it
@@ -64,61 +66,68 @@ class Sender(Link):
             self._give_back()
             source.close()
 
-    def _pollers(self, source: Source) -> None:
-        self._answers, self._all = zmq.Poller(), zmq.Poller()
-        for poller in (self._answers, self._all):
-            for one in self._outlets:
-                poller.register(one.sock, zmq.POLLIN)
-                poller.register(one.monitor, zmq.POLLIN)
-            poller.register(self.stop.fileno(), zmq.POLLIN)
-        self._all.register(source.fileno(), zmq.POLLIN)
+    def _poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for one in self._outlets:
+            poller.register(one.sock, zmq.POLLIN)
+            poller.register(one.monitor, zmq.POLLIN)
+        poller.register(self.stop.fileno(), zmq.POLLIN)
+        return poller
 
     def _send_until_stop(self, source: Source) -> None:
         self._note_state()
-        sent = ended = False
+        ended = False
         while not self.stop.is_set:
             self.refuse_replaced()
             self._returns.place()
-            room = self._room() if sent else 0
+            room = self._room()
             if room == 0 or self._unacknowledged() * 2 >= self.options.window:
                 self._listen()  # seldom, while there is room
                 room = self._room()
-            sent = False
-            if room and (self._taken or not ended):
+            if room and not self._taken and not ended:
                 try:
-                    sent = self._take_and_send(source, room)
+                    self._take(source, room)
                 except errors.ShutDown:
                     ended = True
+            if room and self._taken and self._send_next(room):
+                continue
+            self._listen()
             if ended and not self._taken and not self._unacknowledged():
                 raise errors.ShutDown("the queue was shut down")
-            if not sent:
-                self._wait(source, bool(room) and not ended and not self._taken)
+            if self._taken or ended or self._room() == 0:
+                self._note_figures()
+                self._answers.poll(IDLE_MS)
+                self._connections_at = 0.0
         deadline = time.monotonic() + DRAIN_S
         while self._unacknowledged() and time.monotonic() < deadline:
             self._listen()
             time.sleep(0.001)
 
-    def _wait(self, source: Source, may_take: bool) -> None:
-        self._note_figures()
-        self._connections_at = 0.0
-        if may_take and not self._unacknowledged():  # nobody has to say anything
-            batch = source.take_within(self._wanted(self._room()), ALONE_S)
-            if batch is not None:
-                self._taken.append(batch)
+    def _take(self, source: Source, room: int) -> None:
+        """Takes up to room packets of about burst_bytes. Waits for the first one.
+
+        A packet wakes this thread with one futex. With a descriptor of the queue, to poll for
+        answers too, there would be three wakeups in its way and a system call in each take. So an
+        answer is read later, by no more than the time that it has taken. While there is room,
+        nothing waits for it.
+        """
+        seconds = self._pause if self._unacknowledged() else ALONE_S
+        batch = source.take(self._wanted(room), seconds)
+        if batch is None:
+            self._pause = min(self._pause * 2, ALONE_S)
         else:
-            (self._all if may_take else self._answers).poll(IDLE_MS)
+            self._pause = SOON_S
+            self._taken.append(batch)
+            self._returns.place()
 
     def _room(self) -> int:
         """How many packets may be taken and sent now."""
         rooms = [one.room(self.options.window) for one in self._outlets]
         return min(min(rooms) if self._to_all else max(rooms), PACKETS_MAX)
 
-    def _take_and_send(self, source: Source, room: int) -> bool:
-        """Sends one burst. False if there is nothing to send."""
-        found = self._next(source, room)
-        if found is None:
-            return False
-        batch, packed = found
+    def _send_next(self, room: int) -> bool:
+        """Sends a burst of what was taken. False if that has to wait."""
+        batch, packed = self._next(room)
         size = len(packed[1])
         fit = [one for one in self._outlets if one.ready and size <= one.largest]
         if len(fit) < (len(self._outlets) if self._to_all else 1):
@@ -137,16 +146,9 @@ class Sender(Link):
             self._ship(one, shipment, packed)
         return True
 
-    def _next(self, source: Source, room: int) -> tuple[Batch, Packed] | None:
-        """Takes up to room packets of about burst_bytes, and packs them."""
-        wanted = self._wanted(room)
-        if not self._taken:
-            batch = source.take(wanted)
-            if batch is None:
-                return None
-            self._taken.append(batch)
-        self._returns.place()
-        self._divide(wanted)
+    def _next(self, room: int) -> tuple[Batch, Packed]:
+        """Packs up to room packets of about burst_bytes of what was taken."""
+        self._divide(self._wanted(room))
         packed = self._taken[0].packed()
         if len(packed[1]) > 2 * self.options.burst_bytes:  # larger than those before
             self._divide(fitting(packed[0], self.options.burst_bytes))
