@@ -214,10 +214,10 @@ struct queue_slot {
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
 
-/* Queue slots are dealt out to pages, one after the other, so that the wait words of queues that are
- * used together lie in different pages: futex(2) writes a word of the kernel's that belongs to the
- * page (docs/tuning.md). There are QUEUE_PAGES of them, fewer if there are fewer slots, more if these
- * pages have no room for all. */
+/* Queue slots are dealt out to pages, one after the other, so that the wait words of queues that
+ * are used together lie in different pages: futex(2) writes a word of the kernel's that belongs to
+ * the page (docs/tuning.md). There are QUEUE_PAGES of them; fewer if there are fewer slots, more if
+ * these have no room for all. */
 #define QUEUE_PAGE 4096u
 #define QUEUE_PAGES 16u
 #define QUEUES_IN_PAGE (QUEUE_PAGE / (uint32_t)sizeof(struct queue_slot))
