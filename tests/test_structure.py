@@ -155,8 +155,8 @@ PYTHON_ORDER = re.findall(
     bridge.packing bridge.stopping bridge.ends bridge.ledger bridge.link bridge.keys
     bridge.messages bridge.sockets bridge.zeromq_receive bridge.zeromq_outlet
     bridge.zeromq_send bridge.zeromq
-    bridge.nats_stream bridge.nats_consumer bridge.nats_sending bridge.nats_receiving bridge.nats
-    bridge.process
+    bridge.nats_client bridge.nats_stream bridge.nats_consumer bridge.nats_sending
+    bridge.nats_receiving bridge.nats bridge.process
     cli.__init__ cli.json_output cli.output cli.access cli.main cli.next_steps cli.container
     cli.diagnosis cli.screen cli.describe cli.ls cli.create cli.rm cli.stats cli.members
     cli.holders cli.audit cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor

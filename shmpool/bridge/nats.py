@@ -23,12 +23,12 @@ from abc import abstractmethod
 from random import uniform
 
 import uvloop
-from nats.aio.client import Client
 
 from ..pool import Pool
 from .ends import Refused, Target, source_of
 from .ledger import Ledger
 from .link import Link
+from .nats_client import LinkClient
 from .nats_receiving import Receiving
 from .nats_sending import Sending
 from .nats_stream import TROUBLE, Place, connected
@@ -42,7 +42,7 @@ class _NatsLink(Link):
     """A link whose thread runs an event loop."""
 
     @abstractmethod
-    async def serve(self, client: Client, ending: asyncio.Event) -> None:
+    async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         """Moves packets over one connection."""
 
     def run_loop(self) -> None:
@@ -98,7 +98,7 @@ class Sender(_NatsLink):
             self._sending.give_back()
             source.close()
 
-    async def serve(self, client: Client, ending: asyncio.Event) -> None:
+    async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         await self._sending.serve(client, ending)
 
 
@@ -121,5 +121,5 @@ class Receiver(_NatsLink):
         finally:
             target.close()
 
-    async def serve(self, client: Client, ending: asyncio.Event) -> None:
+    async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         await self._receiving.serve(client, ending)

@@ -25,7 +25,6 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 import nats.js.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, StreamInfo
@@ -34,6 +33,7 @@ from .. import errors
 from .._hot import packed_longest
 from .ends import Progress, Target
 from .ledger import SENDER, Ledger
+from .nats_client import LinkClient
 from .nats_consumer import (
     began_again,
     has_begun_again,
@@ -79,7 +79,7 @@ class Receiving:
         self._stream = b""  # the stream's identity, as the ledger has it
         self._newest = 0  # number that a receiver before this one can have put
 
-    async def serve(self, client: Client, ending: asyncio.Event) -> None:
+    async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         """Receives over this connection. Raises Ending at the end, or one of TROUBLE."""
         jet = jetstream(client, self._place)
         info = await prepare_stream(jet, self._place)
@@ -93,12 +93,12 @@ class Receiving:
         self._held.clear()
         self._asked, self._ended = 0, None
         inbox = client.new_inbox()
-        await client.subscribe(inbox, cb=self._arrived)
+        await client.hear(inbox, self._arrived)
         self._link.up()
         try:
             await first_of(
                 self._ask(client, inbox),
-                self._place_all(),
+                self._place_all(client),
                 self._keep(wait / 3),
                 self._check(jet),
                 ending.wait(),  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ class Receiving:
         if self._ledger.last(stream) is None:  # if this process is killed, the next one knows
             self._ledger.note(stream, 0)
 
-    async def _ask(self, client: Client, inbox: str) -> None:
+    async def _ask(self, client: LinkClient, inbox: str) -> None:
         """Asks for messages, so that a window of them is here or on its way."""
         window = self._place.link.window
         subject = f"{self._prefix}.CONSUMER.MSG.NEXT.{self._place.stream}.{self._place.consumer}"
@@ -149,7 +149,7 @@ class Receiving:
         domain = self._place.nats.domain
         return f"$JS.{domain}.API" if domain else "$JS.API"
 
-    async def _arrived(self, msg: Msg) -> None:
+    def _arrived(self, msg: Msg) -> None:
         """A message, or what the server says of a request."""
         status = (msg.headers or {}).get("Status")
         if msg.reply.startswith(ORIGIN):  # its headers are a program's, whatever they are
@@ -199,7 +199,7 @@ class Receiving:
                 raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
             before = first
 
-    async def _place_all(self) -> None:
+    async def _place_all(self, client: LinkClient) -> None:
         """Puts what has arrived into the queue, and acknowledges it."""
         while True:
             while not self._held:
@@ -208,7 +208,7 @@ class Receiving:
             msg = self._held[0]
             try:
                 await self._put(msg)
-                await msg.ack()
+                client.send(msg.reply, "", b"", b"+ACK")
             except BadMessage as error:
                 self._link.down(f"dropped a message that is no burst: {error}")
                 await msg.term()

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from .. import errors
@@ -30,6 +29,7 @@ from .._hot import Buffer
 from .config import PACKETS_MAX
 from .ends import Batch, Refused, Returns, Source
 from .link import DRAIN_S
+from .nats_client import LinkClient
 from .nats_consumer import has_receiver
 from .nats_stream import HEADERS, Place, first_of, jetstream, prepare_stream, until_lost
 from .packing import fitting
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 BODY = struct.Struct("<I")
 VERSION = f"1 {sys.byteorder}"
+_BURST = f"Shmpool-Burst: {VERSION}\r\n"
 ACK_S = (5.0, 60.0)  # first and longest wait for the server's acknowledgement
 REFUSED_S = 1.0  # pause after the server has refused a burst
 RETURN_S = 0.02  # pause after a packet that is returned
@@ -73,7 +74,7 @@ class Sending:
         self._most = 0  # bytes of a message, without its headers: what server and stream take
         self._size = 1024.0  # bytes of a packet, with its record: an average
 
-    async def serve(self, client: Client, ending: asyncio.Event) -> None:
+    async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         """Sends over this connection. Raises Ending or ShutDown at the end, or one of TROUBLE."""
         jet = jetstream(client, self._place)
         info = await prepare_stream(jet, self._place)
@@ -85,7 +86,7 @@ class Sending:
         most = [client.max_payload, info.config.max_msg_size or 0]
         self._most = min(n for n in most if n > 0) - HEADERS
         inbox = client.new_inbox()
-        await client.subscribe(f"{inbox}.*", cb=self._answered)
+        await client.hear(f"{inbox}.*", self._answered)
         self._link.up()
         for sent in list(self._unacked.values()):
             await self._publish(client, inbox, sent)
@@ -103,7 +104,7 @@ class Sending:
         self._unacked.clear()
         self._count()
 
-    async def _send(self, client: Client, inbox: str) -> None:
+    async def _send(self, client: LinkClient, inbox: str) -> None:
         """Takes bursts and publishes them while the window has room. Returns after a shutdown."""
         window = self._place.link.window
         while True:
@@ -160,22 +161,23 @@ class Sending:
         )
 
     async def _publish(
-        self, client: Client, inbox: str, sent: _Sent, body: bytes | None = None
+        self, client: LinkClient, inbox: str, sent: _Sent, body: bytes | None = None
     ) -> None:
-        headers = {"Nats-Msg-Id": f"{self._id}-{sent.number}", "Shmpool-Burst": VERSION}
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {self._id}-{sent.number}\r\n{_BURST}"
         if sent.times:
-            headers["Shmpool-Again"] = str(sent.times)
+            headers += f"Shmpool-Again: {sent.times}\r\n"
             self._figures.redelivered += sent.batch.n
         sent.due = time.monotonic() + min(ACK_S[0] * 2 ** min(sent.times, DOUBLINGS), ACK_S[1])
         sent.times += 1
-        await client.publish(
+        client.send(
             self._place.subject,
+            f"{inbox}.{sent.number}",
+            f"{headers}\r\n".encode(),
             _body(sent.batch, *sent.batch.packed()) if body is None else body,
-            reply=f"{inbox}.{sent.number}",
-            headers=headers,
         )
+        await client.drained()
 
-    async def _answered(self, msg: Msg) -> None:
+    def _answered(self, msg: Msg) -> None:
         """The server has stored a burst, or says why it has not."""
         sent = self._unacked.get(int(msg.subject.rpartition(".")[2]))
         if sent is None:
@@ -202,7 +204,7 @@ class Sending:
         self._acked.set()
         self._link.up()
 
-    async def _again(self, client: Client, inbox: str) -> None:
+    async def _again(self, client: LinkClient, inbox: str) -> None:
         """Publishes again what is not acknowledged in time, and returns what no message holds."""
         while True:
             await asyncio.sleep(SCAN_S)

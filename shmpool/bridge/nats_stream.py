@@ -22,6 +22,7 @@ from nats.js import JetStreamContext, api
 
 from .config import LinkOptions, Remote
 from .ends import Refused
+from .nats_client import LinkClient
 from .nats_options import CONSUMER, NatsOptions
 
 CONNECT_S = 5  # for one attempt to connect to one server
@@ -113,33 +114,14 @@ class Place:
         return context
 
 
-class _Client(Client):
-    """A client that says nothing of itself over a connection that should be encrypted and is not.
-
-    nats-py encrypts only if the server asks for it, also for tls://. A process that answers for a
-    server would be sent the password.
-    """
-
-    def __init__(self, encrypted: bool) -> None:
-        super().__init__()
-        self._encrypted = encrypted
-
-    def _connect_command(self) -> bytes:
-        client: Any = self
-        at, writer = client._current_server.uri, client._transport._io_writer
-        if (self._encrypted or at.scheme == "tls") and not writer.get_extra_info("ssl_object"):
-            raise nats.errors.Error(f"{at.netloc} offers no TLS, and the link demands it")
-        return bytes(super()._connect_command())
-
-
 @contextlib.asynccontextmanager
-async def connected(place: Place) -> AsyncIterator[Client]:
+async def connected(place: Place) -> AsyncIterator[LinkClient]:
     """Connects to the first server that answers. Raises one of TROUBLE, or Refused.
 
     At the end of the block the connection is closed, and what was published before is sent if the
     server takes it within CLOSE_S.
     """
-    client = _Client(place.encrypted)
+    client = LinkClient(place.encrypted)
     said: list[Exception] = []
 
     async def hear(error: Exception) -> None:
