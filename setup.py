@@ -23,6 +23,13 @@ class BuildExtension(build_ext):
         if not in_place:
             self.spawn(["strip", "--strip-unneeded", *self.get_outputs()])
 
+    def build_extensions(self) -> None:
+        """Leaves out where this interpreter's own libraries are: a folder of this machine."""
+        self.compiler.linker_so = [
+            option for option in self.compiler.linker_so if not option.startswith("-Wl,-rpath")
+        ]
+        super().build_extensions()
+
 
 class BuildModules(build_py):
     """Adds packaging/, which the source tree keeps beside the package."""

@@ -120,6 +120,7 @@ def test_what_the_wheel_holds(built: Built) -> None:
     sections = run("readelf", "--wide", "--sections", built.wheel.parent / library, cwd=ROOT)
     assert " .dynsym " in sections
     assert not re.search(r" \.(?:symtab|debug\w*) ", sections)
+    assert "PATH)" not in run("readelf", "--dynamic", built.wheel.parent / library, cwd=ROOT)
 
 
 def test_the_metadata(built: Built) -> None:
@@ -278,6 +279,7 @@ def test_what_the_debian_package_holds(package: Path) -> None:
         "/usr/lib/systemd/system/shmpool.socket",
         "/usr/lib/shmpool/shmpool/__init__.py",
         "/usr/share/bash-completion/completions/shmpool",
+        "/usr/share/doc/shmpool/changelog.Debian.gz",
         "/usr/share/doc/shmpool/copyright",
         "/usr/share/man/man1/shmpool.1.gz",
     ):
@@ -287,6 +289,17 @@ def test_what_the_debian_package_holds(package: Path) -> None:
     assert set() == {name for name in names if name.endswith(".pyc")}
     group_writes = [line for line in listed if line[5] == "w" or line[8] == "w"]
     assert [] == [line for line in group_writes if not line.startswith("l")]
+    members = subprocess.run(["ar", "t", package], capture_output=True, text=True, check=True)
+    assert ["debian-binary", "control.tar.xz", "data.tar.xz"] == members.stdout.split()
+
+
+def test_lintian_finds_nothing(package: Path) -> None:
+    """Debian's checker of packages. Who makes a package for others gives a name and an address."""
+    if shutil.which("lintian") is None:
+        pytest.skip("lintian is not installed")
+    tags = "bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs"
+    command = ("lintian", "--allow-root", "--fail-on", "error,warning", "--suppress-tags", tags)
+    assert "" == run(*command, package, cwd=package.parent)
 
 
 def test_the_debian_package_is_used(package: Path, pool_name: str, tmp_path: Path) -> None:
@@ -300,6 +313,8 @@ def test_the_debian_package_is_used(package: Path, pool_name: str, tmp_path: Pat
     assert pool_name in run(*command, "ls", "--direct", cwd=tmp_path)
     run(*command, "rm", pool_name, "--direct", cwd=tmp_path)
     run(*command, "daemon", "--check", "--config", tree / "etc" / "shmpool.toml", cwd=tmp_path)
+    bare = (sys._base_executable, "-I", tree / "usr" / "bin" / "shmpool")  # type: ignore[attr-defined]
+    assert run(*bare, "demo", cwd=tmp_path).endswith(" redelivered: 1\n")
     places = "import sys, shmpool, aiohttp; print(shmpool.__file__, aiohttp.__file__)"
     modules = str(tree / "usr" / "lib" / "shmpool")
     found = run("/usr/bin/env", sys.executable, "-c", places, cwd=tmp_path, PYTHONPATH=modules)
