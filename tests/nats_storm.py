@@ -23,7 +23,6 @@ from tempfile import TemporaryDirectory
 
 import nats
 
-import shmpool
 from shmpool.bridge.packing import RECORD
 from tests import nats_servers
 from tests.bridge_storm import (
@@ -150,10 +149,7 @@ def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool 
                 flow.finish()
             ledger = flow.join()
             empty(ends[0])
-        with contextlib.suppress(shmpool.Empty):  # that came after all had come
-            while True:
-                with ends[1].queue("work").get_many(256, 0) as burst:
-                    ledger.note(burst)
+        flow.take_the_rest()
         for problem in settled(ends):
             raise AssertionError(problem)
         return ledger

@@ -291,7 +291,7 @@ def test_nobody_waits_for_room_in_a_full_queue(make_pool: MakePool) -> None:
     queue = pool.create_queue("work", capacity=2, on_death="requeue")
     source, returns = source_of(pool, "work"), Returns()
     queue.send_many([b"a", b"b"])
-    refused = source.take(2)
+    refused = source.take(2, 0)
     assert refused is not None
     queue.send(b"c")
     returns.add(refused)  # the one finds room, the other does not
@@ -301,7 +301,7 @@ def test_nobody_waits_for_room_in_a_full_queue(make_pool: MakePool) -> None:
     assert b"c" == queue.recv(0)
     returns.place()
     assert [(b"a", 1), (b"b", 1)] == [(m.payload, m.redelivered) for m in queue.peek(2)]
-    last = source.take(1)
+    last = source.take(1, 0)
     assert last is not None
     queue.send(b"d")
     assert 1 == returns.end([last])
