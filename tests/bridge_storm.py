@@ -221,10 +221,11 @@ def bridged(pools: Pools, spaces: tuple[Space, Space], folder: Path) -> Iterator
 
 
 def empty(pool: shmpool.Pool) -> None:
-    """Waits until the bridge has sent what came back when one before it was killed: all of it has
-    arrived, but perhaps not been acknowledged."""
+    """Waits until the bridge has sent what came back when one before it was killed, and until all
+    of it is acknowledged: what a bridge that ends has not sent yet, it returns."""
     deadline = time.monotonic() + GUARD_S
-    while len(pool.queue("work")) and time.monotonic() < deadline:
+    queue = pool.queue("work")
+    while (len(queue) or pool.stats().held) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
