@@ -230,8 +230,7 @@ def test_ping6(spaces: Spaces, router: Router) -> None:
 
 
 def test_traceroute(spaces: Spaces, router: Router) -> None:
-    """The router is the first hop, the server the second one, of both families; the system of the
-    client takes the answers."""
+    """traceroute shows the router and then the server, of both families."""
     needs("traceroute", "traceroute")
     client, _, server = spaces
     for first, last, family in (
