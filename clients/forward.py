@@ -22,7 +22,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import click
@@ -45,7 +44,7 @@ from shmpool.net.headers import Checksum, Headers, Layer
 
 from .flows import refuse_other_links
 from .rates import Rates, received, running
-from .routes import NONE, Routes, Table, addresses_of, mac, mac_of
+from .routes import LINK, NONE, OF_LINK, Routes, Table, addresses_of, mac, mac_of
 from .time_exceeded import TimeExceeded
 
 WANTED4 = np.uint32(Layer.ETHERNET | Layer.IPV4)
@@ -54,11 +53,7 @@ READ = WANTED4 | WANTED6 | np.uint32(Layer.BAD | Layer.TRUNCATED)
 RIGHT = np.uint8(Checksum.RIGHT)
 MISSING = np.uint32(CHECKSUM_MISSING)
 ICMP6 = np.uint32(Layer.ICMP6)
-# Addresses of a link, of a host itself, none, multicast, broadcast and what has no use yet.
-LINK4 = Routes(
-    [IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")]
-)
-LINK6 = Routes([IPv6Network(text) for text in ("::/127", "fe80::/10", "ff00::/8")])
+SENDERS4, SENDERS6 = (Routes(OF_LINK[version]) for version in (4, 6))
 # Types of ICMPv6 that stay on a link: of multicast listeners, and of neighbours.
 LINK_TYPES = np.array([*range(130, 138), *range(141, 144), 148, 149], np.uint8)
 
@@ -82,16 +77,16 @@ class Counts:
         )
 
 
-def of_link(headers: Headers, is_six: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def of_link(
+    headers: Headers, route: NDArray[np.intp], is_six: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """The packets that stay on their link: an address is of a link, of this host, none, multicast
     or broadcast; or it is of neighbour discovery or of multicast listeners."""
-    mask: NDArray[np.bool_] = LINK4.of(headers.dst4) != NONE
-    mask |= LINK4.of(headers.src4) != NONE
+    mask: NDArray[np.bool_] = SENDERS4.of(headers.src4) != NONE
     if is_six.any():
-        mask &= ~is_six
-        six = (LINK6.of(headers.dst) != NONE) | (LINK6.of(headers.src) != NONE)
-        mask |= is_six & six
+        mask[is_six] = SENDERS6.of(headers.src[is_six]) != NONE
         mask |= (headers.layers & ICMP6 != 0) & np.isin(headers.icmp_type, LINK_TYPES)
+    mask |= route == LINK
     return mask
 
 
@@ -115,16 +110,20 @@ def forward(
         good &= burst.checksums(transport=False).ip == RIGHT
     good |= is_six
     good &= burst.lengths == original_lengths(burst)
-    ours = np.ones(len(burst), np.bool_) if own is None else headers.mac_dst == own
-    counts.not_ours += len(burst) - int(np.count_nonzero(ours))
-    counts.no_ip += int(np.count_nonzero(ours & ~good))
-    good &= ours
-    stays = of_link(headers, is_six)
-    counts.of_link += int(np.count_nonzero(good & stays))
-    good &= ~stays
+    if own is not None:
+        ours = headers.mac_dst == own
+        good &= ours
+        counts.not_ours += len(burst) - int(np.count_nonzero(ours))
+        counts.no_ip += int(np.count_nonzero(ours)) - int(np.count_nonzero(good))
+    else:
+        counts.no_ip += len(burst) - int(np.count_nonzero(good))
     route = table.of(headers.dst4, headers.dst, is_six)
-    routed = good & (route != NONE)
-    counts.no_route += int(np.count_nonzero(good)) - int(np.count_nonzero(routed))
+    stays = of_link(headers, route, is_six)
+    routed = good & ~stays & (route != NONE)
+    if not routed.all():
+        links = int(np.count_nonzero(good & stays))
+        counts.of_link += links
+        counts.no_route += int(np.count_nonzero(good)) - links - int(np.count_nonzero(routed))
     burst, route = only(routed, burst, route)
     alive = burst.decrement_ttl()
     if not alive.all():

@@ -13,10 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 NONE = -1  # no route
+LINK = -2  # no router forwards it
 GET_HARDWARE_ADDRESS, GET_ADDRESS = 0x8927, 0x8915  # SIOCGIFHWADDR, SIOCGIFADDR
 GLOBAL = "00"  # scope of an address in if_inet6
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+# Addresses of a link, of a host itself, none, multicast, broadcast and what has no use yet.
+OF_LINK: dict[int, list[Network]] = {
+    4: [
+        ipaddress.IPv4Network(text)
+        for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+    ],
+    6: [ipaddress.IPv6Network(text) for text in ("::/127", "fe80::/10", "ff00::/8")],
+}
 
 
 class Routes:
@@ -60,17 +69,22 @@ class Table:
     def __init__(self, routes: Sequence[str], own: bytes) -> None:
         pairs = [text.rpartition("=")[::2] for text in routes]
         prefixes = [ipaddress.ip_network(prefix) for prefix, _ in pairs]
-        self.four, self.six = (
-            Routes(
-                [prefix for prefix in prefixes if prefix.version == version],
-                [i for i, prefix in enumerate(prefixes) if prefix.version == version],
-            )
-            if any(prefix.version == version for prefix in prefixes)
-            else None
-            for version in (4, 6)
-        )
+        self.four, self.six = (self._family(prefixes, version) for version in (4, 6))
         lines = b"".join(mac(text) + own for _, text in pairs)
         self.macs = np.frombuffer(lines, "V12")
+
+    @staticmethod
+    def _family(prefixes: Sequence[Network], version: int) -> Routes:
+        """The routes of a version of IP. What is in OF_LINK has none, whatever was given."""
+        numbers = [i for i, prefix in enumerate(prefixes) if prefix.version == version]
+        kept = [prefixes[i] for i in numbers]
+        over = OF_LINK[version]
+        inside = [
+            any(prefix.subnet_of(link) for link in over)  # type: ignore[arg-type]
+            for prefix in kept
+        ]
+        numbers = [LINK if i else number for i, number in zip(inside, numbers, strict=True)]
+        return Routes([*kept, *over], [*numbers, *(LINK for _ in over)])
 
     def of(
         self,
@@ -78,11 +92,11 @@ class Table:
         six: NDArray[np.uint8],
         is_six: NDArray[np.bool_],
     ) -> NDArray[np.intp]:
-        """Returns the number of each target's route, or NONE: of the address in six where is_six is
-        true, else of the one in four."""
-        route = np.full(len(four), NONE) if self.four is None else self.four.of(four)
+        """Returns the number of each target's route, NONE or LINK: of the address in six where
+        is_six is true, else of the one in four."""
+        route = self.four.of(four)
         if is_six.any():
-            route[is_six] = NONE if self.six is None else self.six.of(six[is_six])
+            route[is_six] = self.six.of(six[is_six])
         return route
 
 
