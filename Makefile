@@ -188,7 +188,7 @@ site: $(VENV)/.dev
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
 TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
 	musl-tools prometheus valgrind chromium chromium-driver iproute2 libpcap0.8 runc \
-	curl lintian iperf3 iputils-ping bind9-dnsutils tcpreplay nats-server nftables
+	curl lintian iperf3 iputils-ping traceroute bind9-dnsutils tcpreplay nats-server nftables
 # clang's sanitizers are a package of their own, of clang's version.
 CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
 # CPython's own tests of concurrent.futures, for the version that Debian has.

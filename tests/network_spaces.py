@@ -18,7 +18,7 @@ import pytest
 
 NEWNET = 0x40000000
 ETHERNET_HEADER = 14
-ETHTOOL, SET_TSO, SET_GSO = 0x8946, 0x1F, 0x24
+ETHTOOL, SET_TX_CHECKSUMS, SET_TSO, SET_GSO = 0x8946, 0x17, 0x1F, 0x24
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
 
@@ -131,12 +131,49 @@ def routed() -> Iterator[tuple[Space, Space, Space]]:
         yield client, router, server
 
 
+def address6(space: Space, side: str = "veth") -> str:
+    """The IPv6 address that add_ipv6() gives."""
+    net = 2 if "right" == side or space.address.startswith("198.") else 1
+    return f"2001:db8:{net}::{'fe' if side != 'veth' else 1}"
+
+
+def add_ipv6(three: tuple[Space, Space, Space]) -> None:
+    """Gives IPv6 addresses to what routed() made. The router's system answers for its own, and
+    forwards nothing."""
+    client, router, server = three
+    for space, sides in ((client, ["veth"]), (router, ["left", "right"]), (server, ["veth"])):
+        for side in sides:
+            with space.entered():
+                settings = Path(f"/proc/sys/net/ipv6/conf/{side}")
+                (settings / "accept_dad").write_text("0")
+                (settings / "accept_ra").write_text("0")
+                (settings / "disable_ipv6").write_text("0")
+            address = (f"{address6(space, side)}/64", "dev", side, "nodad")
+            ip("-n", space.name, "-6", "address", "add", *address)
+    for end, side in ((client, "left"), (server, "right")):
+        ip("-n", end.name, "-6", "route", "add", "default", "via", address6(router, side))
+
+
+def add_neighbours(three: tuple[Space, Space, Space]) -> None:
+    """Tells the ends of routed() the router's MAC addresses, which answers nobody."""
+    client, router, server = three
+    for end, side, last in ((client, "left", 0), (server, "right", 1)):
+        for address in (end.address.rpartition(".")[0] + ".254", address6(router, side)):
+            lladdr = bytes([2, 0, 0, 0, last, 0xFE]).hex(":")
+            ip("-n", end.name, "neighbour", "add", address, "lladdr", lladdr, "dev", "veth")
+
+
 def whole_packets(space: Space) -> None:
     """`ethtool -K veth tso off gso off`"""
+    switch_off(space, SET_TSO, SET_GSO)
+
+
+def switch_off(space: Space, *commands: int) -> None:
+    """Switches off what the interface does for its senders."""
     with space.entered():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sock:
-        for command in (SET_TSO, SET_GSO):
+        for command in commands:
             value = ctypes.create_string_buffer(struct.pack("=II", command, 0), 8)
             request = struct.pack("16sP16x", b"veth", ctypes.addressof(value))
             fcntl.ioctl(sock, ETHTOOL, request)

@@ -24,7 +24,7 @@ pytest.importorskip("click", reason="shmpool[cli] is not installed")
 
 import numpy as np
 
-from clients.forward import Routes
+from clients.routes import Network, Routes
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -132,11 +132,24 @@ def forwarded(data: bytes, target: str) -> bytes:
     while data[at - 2 : at] == b"\x81\0":
         at += 4
     macs = bytes.fromhex((target + OWN).replace(":", ""))
+    if data[at] >> 4 == 6:
+        return macs + data[12 : at + 7] + bytes([data[at + 7] - 1]) + data[at + 8 :]
     header = bytearray(data[at : at + (data[at] & 15) * 4])
     header[8] -= 1
     header[10:12] = b"\0\0"
     header[10:12] = checksum(bytes(header)).to_bytes(2, "big")
     return macs + data[12:at] + header + data[at + len(header) :]
+
+
+def stays(ip: dpkt.ip.IP | dpkt.ip6.IP6) -> bool:
+    """Whether no router forwards it."""
+    for address in map(ipaddress.ip_address, (ip.src, ip.dst)):
+        if address.is_multicast or address.is_link_local or address.is_loopback:
+            return True
+        if address.is_unspecified or (address.version == 4 and address.is_reserved):
+            return True
+    kind = bytes(ip.data)[:1] if ip.v == 6 and ip.p == dpkt.ip.IP_PROTO_ICMP6 else b""
+    return kind in map(bytes, zip(range(130, 138), strict=True))
 
 
 @pytest.mark.slow
@@ -153,11 +166,19 @@ def test_forward(tmp_path: Path) -> None:
     dying[network + 10 : network + 12] = checksum(header).to_bytes(2, "big")
     wrong[network + 10] ^= 1
     packets += [bytes(dying), bytes(wrong), good, good[:30]]
-    wanted, no_ipv4, no_route = [], 2, 0
+    six = str(ipaddress.ip_network("2001:db8::/32"))
+    wanted, no_ip, of_link, no_route = [], 2, 0, 0
     for data in packets[:-4]:
         ip = dpkt.ethernet.Ethernet(data).data
-        if not isinstance(ip, dpkt.ip.IP):
-            no_ipv4 += 1
+        if not isinstance(ip, dpkt.ip.IP | dpkt.ip6.IP6):
+            no_ip += 1
+        elif stays(ip):
+            of_link += 1
+        elif isinstance(ip, dpkt.ip6.IP6):
+            if ipaddress.ip_address(ip.dst) in ipaddress.ip_network(six):
+                wanted.append(forwarded(data, LAST))
+            else:
+                no_route += 1
         elif str(ipaddress.ip_address(ip.dst)) == "192.0.2.80":
             wanted.append(forwarded(data, LAST))
         elif ip.dst.startswith((b"\xc0\0\2", b"\xc6\x33\x64")):
@@ -168,14 +189,15 @@ def test_forward(tmp_path: Path) -> None:
     assert len(wanted) > 2000
     (tmp_path / "in").write_bytes(pcap(packets))
     routes = (f"192.0.2.80/32={LAST}", f"192.0.2.0/24={NEXT}", f"198.51.100.0/24={NEXT}")
+    routes += (f"{six}={LAST}",)
     done = program(
         "forward", tmp_path / "in", tmp_path / "out", "--mac", OWN,
         *(word for route in routes for word in ("--route", route)), "--burst", 100,
     )  # fmt: skip
     assert (0, "") == (done.returncode, done.stderr)
     assert (
-        f"{len(wanted)} forwarded, {no_ipv4} not IPv4 or damaged, {no_route} without a route, "
-        "1 with no TTL left\n"
+        f"{len(wanted)} forwarded, {no_ip} not IP or damaged, {of_link} of their link, "
+        f"{no_route} without a route, 1 with no TTL left\n"
     ) == done.stdout
     with (tmp_path / "out").open("rb") as file:
         assert wanted == [data for _, data in dpkt.pcap.Reader(file)]
@@ -196,23 +218,39 @@ def test_wrong_routes(tmp_path: Path, route: str, why: str) -> None:
     assert not out.exists()
 
 
-PREFIXES = st.builds(
-    lambda address, length: ipaddress.IPv4Network((address, length), strict=False),
-    st.integers(0, 2**32 - 1),
-    st.integers(0, 32),
-)
+def networks(version: int) -> "st.SearchStrategy[Network]":
+    """Prefixes of that version of IP."""
+    kind = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
+    bits = kind("0.0.0.0/0" if version == 4 else "::/0").max_prefixlen
+    return st.builds(
+        lambda address, length: kind((address, length), strict=False),
+        st.integers(0, 2**bits - 1),
+        st.integers(0, bits),
+    )
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(PREFIXES, min_size=1, max_size=12, unique=True), st.data())
-def test_longest_prefix(prefixes: list[ipaddress.IPv4Network], data: st.DataObject) -> None:
+@given(
+    st.sampled_from([4, 6]).flatmap(
+        lambda version: st.lists(networks(version), min_size=1, max_size=12, unique=True)
+    ),
+    st.data(),
+)
+def test_longest_prefix(prefixes: list[Network], data: st.DataObject) -> None:
     """The route of an address is that of the longest prefix that it has."""
+    four = prefixes[0].version == 4
+    last = 2 ** prefixes[0].max_prefixlen - 1
     edges = [int(end) for p in prefixes for end in (p.network_address, p.broadcast_address)]
     near = st.sampled_from(edges).flatmap(
-        lambda edge: st.integers(max(edge - 1, 0), min(edge + 1, 2**32 - 1))
+        lambda edge: st.integers(max(edge - 1, 0), min(edge + 1, last))
     )
-    addresses = data.draw(st.lists(st.integers(0, 2**32 - 1) | near, min_size=1, max_size=20))
-    got = Routes(prefixes).of(np.array(addresses, np.uint32)).tolist()
-    for address, number in zip(addresses, got, strict=True):
-        having = [i for i, p in enumerate(prefixes) if ipaddress.IPv4Address(address) in p]
+    numbers = data.draw(st.lists(st.integers(0, last) | near, min_size=1, max_size=20))
+    if four:
+        addresses = np.array(numbers, np.uint32)
+    else:
+        octets = b"".join(number.to_bytes(16, "big") for number in numbers)
+        addresses = np.frombuffer(octets, np.uint8).reshape(-1, 16)
+    make = ipaddress.IPv4Address if four else ipaddress.IPv6Address
+    for address, number in zip(numbers, Routes(prefixes).of(addresses).tolist(), strict=True):
+        having = [i for i, p in enumerate(prefixes) if make(address) in p]
         assert number == max(having, key=lambda i: prefixes[i].prefixlen, default=-1)

@@ -18,7 +18,8 @@ from typing import Any
 import shmpool
 from shmpool.net import PacketSink, PacketSource
 
-from ..forward import Counts, Table, forward
+from ..forward import Counts, forward
+from ..routes import Table
 
 OUT = "veth2"
 END = b""

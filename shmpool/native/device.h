@@ -62,7 +62,7 @@ int device_asker(uint64_t *space);
 /* Asks whether the queue has a socket. Returns 1; 0 if it has none, or the interface and its
  * sockets are gone; -EAGAIN if that cannot be told now: another namespace, the interface is down,
  * an older kernel. An older kernel, which does not report sockets, may also make it 0 while there
- * is one. */
+ * is one. May wait for a lock of the kernel (RTNL). */
 int device_bound(int asker, uint64_t space, const struct device *d);
 
 /* Says that the member's buffers may be written to by the socket at that place, which is bound. */
