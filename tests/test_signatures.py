@@ -327,6 +327,25 @@ def test_annotations_can_be_read(module: ModuleType) -> None:
         assert shmpool.Buffer | None == found["NoArray"]["buffer"]
 
 
+def test_annotations_without_numpy(run: Callable[..., str]) -> None:
+    """Where numpy is not installed, all that does not name it can be read."""
+    script = """
+    import sys
+    sys.modules["numpy"] = None
+    import shmpool
+    from typing import get_type_hints
+    for call in (shmpool.AlfQueue.asend, shmpool.Burst.spread, shmpool.AlfQueue.requeue):
+        try:
+            print(sorted(get_type_hints(call)))
+        except ImportError as error:
+            print(error)
+    """
+    said = run(script).splitlines()
+    assert "['payload', 'return']" == said[0]
+    assert "numpy" in said[1]
+    assert "return" in said[2]
+
+
 def test_what_public_signatures_name_is_public() -> None:
     """Each class in an annotation of public functions, methods and records is in __all__.
 
