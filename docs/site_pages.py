@@ -54,7 +54,7 @@ def documented(name: str, item: Any, level: int) -> list[str]:
     if isinstance(item, (int, str)):  # its docstring would be that of the type
         return [f"{'#' * level} {name}", "", f"`{item!r}`", ""]
     text = inspect.getdoc(item) or ""
-    signature = re.sub(r"'", "", shown(name.rpartition(".")[2], item))
+    signature = re.sub(r"'|\b(?:hints|typing)\.", "", shown(name.rpartition(".")[2], item))
     lines = [f"{'#' * level} {name}", ""]
     if callable(item):
         lines += ["```python", signature, "```", ""]

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     import asyncio
     from typing import Any, Generic, TypeVar
 
-    from typing_extensions import Buffer as BytesLike
-
+    from . import hints
     from .pool import Pool
 
     T = TypeVar("T")
     One = TypeVar("One")
     Many = TypeVar("Many")
 else:
+    from .later import hints
+
     One = Many = object
 
     class Generic:
@@ -309,7 +310,7 @@ class Filled(Named):
 
     if TYPE_CHECKING:
 
-        def send(self, payload: BytesLike, timeout: float | None = None) -> None: ...
+        def send(self, payload: hints.BytesLike, timeout: float | None = None) -> None: ...
 
         def _give(self, buf: Buffer, timeout: float) -> None:
             """put() or publish()."""
@@ -342,7 +343,7 @@ class Filled(Named):
         wanted = Wanted(self.pool, self._lane(), ROOM)
         return await hub().until(wanted, put_if_room, self._room, n)
 
-    async def asend(self, payload: BytesLike) -> None:
+    async def asend(self, payload: hints.BytesLike) -> None:
         """Copies a bytes-like object into a new buffer and sends it as send() does; awaits a buffer
         and room.
 

@@ -33,12 +33,14 @@ from .packets import PacketColumns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    import typing
 
     import numpy as np
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    import numpy.typing as npt
 
-    from .queue import AlfQueue
+    from . import hints
+else:
+    from .later import hints, np, npt, typing
 
 
 class Burst(PacketColumns):
@@ -82,7 +84,7 @@ class Burst(PacketColumns):
         for i in range(len(self)):
             yield self[i]
 
-    def _selection(self, index: object) -> NDArray[Any]:
+    def _selection(self, index: object) -> npt.NDArray[typing.Any]:
         """Returns a mask or indices as C reads them. Raises TypeError, IndexError."""
         import numpy as np
 
@@ -102,8 +104,8 @@ class Burst(PacketColumns):
 
     def spread(
         self,
-        queues: Iterable[AlfQueue],
-        keys: ArrayLike,
+        queues: Iterable[hints.AlfQueue],
+        keys: npt.ArrayLike,
         timeout: float | None = None,
     ) -> None:
         """Puts each buffer into one of several queues: key k into queues[k % len(queues)].
@@ -165,14 +167,14 @@ class Burst(PacketColumns):
         self.free()
 
     @property
-    def indices(self) -> NDArray[np.uint32]:
+    def indices(self) -> npt.NDArray[np.uint32]:
         """The buffers' numbers in the pool: shape (n,), read-only."""
         import numpy as np
 
         return np.frombuffer(self._indices(), np.uint32)
 
     @property
-    def lengths(self) -> NDArray[np.uint32]:
+    def lengths(self) -> npt.NDArray[np.uint32]:
         """Bytes in use of every buffer: a copy, shape (n,).
 
         Assign an array of n integers, or one integer for all.
@@ -188,7 +190,7 @@ class Burst(PacketColumns):
         return lengths
 
     @lengths.setter
-    def lengths(self, value: ArrayLike | int) -> None:
+    def lengths(self, value: npt.ArrayLike | int) -> None:
         if isinstance(value, int) and 0 <= value <= UINT32_MAX:  # quicker than a numpy array
             code = self._set_lengths(value.to_bytes(4, byteorder), True)
         else:
@@ -199,7 +201,7 @@ class Burst(PacketColumns):
             fail(code, f"lengths go up to {most} bytes; a buffer holds {self.pool.buffer_size}")
 
     @property
-    def timestamps(self) -> NDArray[np.int64]:
+    def timestamps(self) -> npt.NDArray[np.int64]:
         """Nanoseconds on the application's clock, of every buffer: a copy, shape (n,).
 
         Assign an array of n integers, or one integer for all, each from 0 to 2**63 - 1.
@@ -210,11 +212,11 @@ class Burst(PacketColumns):
         return self._read_field("timestamp", "int64")
 
     @timestamps.setter
-    def timestamps(self, value: ArrayLike | int) -> None:
+    def timestamps(self, value: npt.ArrayLike | int) -> None:
         self._write_field("timestamp", value, INT64_MAX)
 
     @property
-    def marks(self) -> NDArray[np.uint32]:
+    def marks(self) -> npt.NDArray[np.uint32]:
         """32 bits of every buffer for the application: a copy, shape (n,).
 
         Assign an array of n integers, or one integer for all, each from 0 to 2**32 - 1.
@@ -225,11 +227,11 @@ class Burst(PacketColumns):
         return self._read_field("mark", "uint32")
 
     @marks.setter
-    def marks(self, value: ArrayLike | int) -> None:
+    def marks(self, value: npt.ArrayLike | int) -> None:
         self._write_field("mark", value, UINT32_MAX)
 
     @property
-    def flow_hashes(self) -> NDArray[np.uint32]:
+    def flow_hashes(self) -> npt.NDArray[np.uint32]:
         """A hash of every packet's flow, 32 bits: a copy, shape (n,).
 
         Assign an array of n integers, or one integer for all, each from 0 to 2**32 - 1.
@@ -240,15 +242,15 @@ class Burst(PacketColumns):
         return self._read_field("flow_hash", "uint32")
 
     @flow_hashes.setter
-    def flow_hashes(self, value: ArrayLike | int) -> None:
+    def flow_hashes(self, value: npt.ArrayLike | int) -> None:
         self._write_field("flow_hash", value, UINT32_MAX)
 
     @property
-    def redelivered(self) -> NDArray[np.uint32]:
+    def redelivered(self) -> npt.NDArray[np.uint32]:
         """How many times every buffer was returned to a queue: a copy, shape (n,)."""
         return self._read_field("redelivered", "uint32")
 
-    def _read_field(self, name: str, dtype: str) -> NDArray[Any]:
+    def _read_field(self, name: str, dtype: str) -> npt.NDArray[typing.Any]:
         import numpy as np
 
         out = np.empty(len(self), dtype)
@@ -257,7 +259,7 @@ class Burst(PacketColumns):
             fail(code, f"burst of pool {self.pool.name!r}")
         return out
 
-    def _write_field(self, name: str, value: ArrayLike | int, most: int) -> None:
+    def _write_field(self, name: str, value: npt.ArrayLike | int, most: int) -> None:
         width = 8 if most > UINT32_MAX else 4
         if isinstance(value, int) and 0 <= value <= most:  # quicker than a numpy array
             code = self._set_field(name, value.to_bytes(width, byteorder), True)
@@ -269,7 +271,7 @@ class Burst(PacketColumns):
         if code < 0:
             fail(code, f"burst of pool {self.pool.name!r}")
 
-    def column(self, offset: int, dtype: DTypeLike) -> NDArray[Any]:
+    def column(self, offset: int, dtype: npt.DTypeLike) -> npt.NDArray[typing.Any]:
         """Copies a field of every packet: shape (n,), or (n, *shape) if dtype is a sub-array.
 
         offset is in bytes from the start of data. Bytes after a packet's length are undefined.
@@ -288,7 +290,9 @@ class Burst(PacketColumns):
         _check_column(code, offset, width)
         return values
 
-    def set_column(self, offset: int, values: ArrayLike, dtype: DTypeLike | None = None) -> None:
+    def set_column(
+        self, offset: int, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None
+    ) -> None:
         """Writes a field of every packet: an array of n values, or one value for all.
 
         offset is in bytes from the start of data. dtype is the format in the packet, for example
@@ -302,11 +306,11 @@ class Burst(PacketColumns):
         code = self._set_column(offset_of(offset), width, bytes_of(array), one)
         _check_column(code, offset, width)
 
-    def select(self, mask: ArrayLike) -> Burst:
+    def select(self, mask: npt.ArrayLike) -> Burst:
         """Moves the packets for which mask is true into a new Burst, in order: burst[mask]."""
         return self[boolean_mask(mask, len(self))]
 
-    def sort(self, by: ArrayLike) -> Burst:
+    def sort(self, by: npt.ArrayLike) -> Burst:
         """Moves all packets into a new Burst, in the order of by: burst[np.argsort(by)].
 
         by has a value for each packet, of any type that numpy sorts. Equal ones keep their order.
@@ -316,7 +320,7 @@ class Burst(PacketColumns):
 
         return self[np.argsort(sort_keys(by, len(self)), kind="stable")]
 
-    def partition(self, by: ArrayLike) -> dict[Any, Burst]:
+    def partition(self, by: npt.ArrayLike) -> dict[typing.Any, Burst]:
         """Moves the packets into a new Burst for each value of by, which has one for each packet.
 
         Returns the Bursts by value, in the order of the values; packets keep their order. An
@@ -332,7 +336,7 @@ class Burst(PacketColumns):
         return dict(zip(values.tolist(), reversed(parts), strict=True))
 
 
-def _full(sent: int, full: list[tuple[AlfQueue, int]]) -> errors.Full:
+def _full(sent: int, full: list[tuple[hints.AlfQueue, int]]) -> errors.Full:
     """Returns the exception for a spread that put sent buffers, and counts the others as refused.
 
     full has each queue that had no room, and for how many buffers. The caller keeps no name of the

@@ -8,7 +8,9 @@ import queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._hot import Buffer
+    from . import hints
+else:
+    from .later import hints
 
 
 class ShmpoolError(Exception):
@@ -126,7 +128,7 @@ class NoArray(ShmpoolError, TypeError):
     """
 
     errno = errno.ENOMSG
-    buffer: Buffer | None = None
+    buffer: hints.Buffer | None = None
 
     def __reduce__(self) -> tuple[type[NoArray], tuple[object, ...]]:
         return type(self), self.args  # a Buffer cannot be pickled

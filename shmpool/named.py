@@ -15,16 +15,18 @@ from .names import is_name, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import ClassVar, Self
+    import typing
 
-    from .pool import Pool
+    from . import hints
+else:
+    from .later import hints, typing
 
 
 class Named:
     """A queue or a topic of a pool."""
 
-    _kind: ClassVar[str]  # the method of Pool that finds it
-    pool: Pool
+    _kind: typing.ClassVar[str]  # the method of Pool that finds it
+    pool: hints.Pool
     number: int
     name: str
 
@@ -32,7 +34,7 @@ class Named:
 
         def _hot_close(self) -> None: ...
 
-    def _find(self, pool: Pool, number: int) -> Native:
+    def _find(self, pool: hints.Pool, number: int) -> Native:
         """Finds the name to the number. Returns what the segment says of it."""
         self.pool = pool
         self.number = number
@@ -57,7 +59,7 @@ class Named:
     def _what(self) -> str:
         return f"{self._kind} {self.name!r}"
 
-    def __reduce__(self) -> tuple[methodcaller, tuple[Pool]]:
+    def __reduce__(self) -> tuple[methodcaller, tuple[hints.Pool]]:
         return methodcaller(self._kind, self.name), (self.pool,)
 
     @property
@@ -71,7 +73,7 @@ class Named:
         self._hot_close()
         self._closed = True
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> typing.Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -12,9 +12,12 @@ from .codes import check
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    import numpy.typing as npt
 
-    from .net.headers import Checksums, Headers
+    from . import hints
+else:
+    from .later import hints, np, npt
+
 
 ETHERNET = 1  # shmpool.net.headers.Link has all link types
 
@@ -24,7 +27,7 @@ class PacketColumns(BurstBase):
 
     __slots__ = ()
 
-    def headers(self, link: int = ETHERNET, at: int = 0, *, inner: bool = False) -> Headers:
+    def headers(self, link: int = ETHERNET, at: int = 0, *, inner: bool = False) -> hints.Headers:
         """Reads the headers of every packet, from Ethernet to TCP: numpy arrays of shape (n,).
 
         docs/headers.md has all columns: headers.dst4, headers.port_dst, headers.payload, ...;
@@ -47,13 +50,13 @@ class PacketColumns(BurstBase):
 
     def flow_hash(
         self,
-        headers: Headers | None = None,
+        headers: hints.Headers | None = None,
         *,
         key: bytes | None = None,
         symmetric: bool = False,
         ports: bool = True,
         store: bool = False,
-    ) -> NDArray[np.uint32]:
+    ) -> npt.NDArray[np.uint32]:
         """Hashes every packet's flow as network cards do for RSS (Toeplitz): dtype u4, shape (n,).
 
         Hashed are both addresses, and the ports of TCP, UDP and SCTP unless it is a fragment or
@@ -78,7 +81,7 @@ class PacketColumns(BurstBase):
         ip: bool = True,
         transport: bool = True,
         inner: bool = False,
-    ) -> Checksums:
+    ) -> hints.Checksums:
         """Verifies the checksums of IPv4 headers, TCP, UDP, ICMP and ICMPv6.
 
         Returns two arrays of shmpool.net.headers.Checksum, ip and transport. The arguments are
@@ -97,8 +100,8 @@ class PacketColumns(BurstBase):
         ip: bool = True,
         transport: bool = True,
         inner: bool = False,
-        where: ArrayLike | None = None,
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        where: npt.ArrayLike | None = None,
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Writes the checksums that checksums() verifies. Returns masks: which were set, of ip and
         transport. The others' state is Checksum.NONE, and they keep what they have.
 
@@ -108,7 +111,7 @@ class PacketColumns(BurstBase):
 
         return headers.set_checksums(self, ip, transport, link, at, inner, where)
 
-    def decrement_ttl(self, link: int = ETHERNET, at: int = 0) -> NDArray[np.bool_]:
+    def decrement_ttl(self, link: int = ETHERNET, at: int = 0) -> npt.NDArray[np.bool_]:
         """Makes TTL or hop limit one less, and updates the IPv4 checksum, as a router does.
 
         Returns a mask of the packets that may be forwarded. The others, whose TTL is 0 or 1 or

@@ -59,9 +59,13 @@ from .topic import Topic, holding_subscribers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal, NoReturn, SupportsIndex
+    import typing
 
-    from numpy.typing import DTypeLike, NDArray
+    import numpy.typing as npt
+
+    from . import hints
+else:
+    from .later import hints, npt, typing
 
 
 class Pool(PoolBase):
@@ -343,7 +347,7 @@ class Pool(PoolBase):
             raise errors.PoolClosed(f"pool {self.name!r} is closed")
         return segment
 
-    def _fail(self, code: int) -> NoReturn:
+    def _fail(self, code: int) -> typing.NoReturn:
         """Raises the exception for a negative code of a call of this pool. hot/ calls it too."""
         refuse(self, code)
 
@@ -406,11 +410,11 @@ class Pool(PoolBase):
 
     def array(
         self,
-        shape: SupportsIndex | Iterable[SupportsIndex],
-        dtype: DTypeLike,
-        order: Literal["C", "F"] = "C",
+        shape: typing.SupportsIndex | Iterable[typing.SupportsIndex],
+        dtype: npt.DTypeLike,
+        order: hints.Order = "C",
         timeout: float | None = None,
-    ) -> NDArray[Any]:
+    ) -> npt.NDArray[typing.Any]:
         """Takes a free buffer as the memory of a new numpy array, whose values are undefined.
 
         Write into the array, and move it with AlfQueue.put_array. The buffer goes back to the pool
@@ -445,10 +449,10 @@ class Pool(PoolBase):
 
     async def aarray(
         self,
-        shape: SupportsIndex | Iterable[SupportsIndex],
-        dtype: DTypeLike,
-        order: Literal["C", "F"] = "C",
-    ) -> NDArray[Any]:
+        shape: typing.SupportsIndex | Iterable[typing.SupportsIndex],
+        dtype: npt.DTypeLike,
+        order: hints.Order = "C",
+    ) -> npt.NDArray[typing.Any]:
         """Takes a free buffer for a new numpy array as array() does; awaits one as aalloc() does.
 
         Raises what array() raises, but not PoolExhausted.
@@ -484,7 +488,7 @@ class Pool(PoolBase):
         burst._take(items)
         return burst
 
-    def _refuse_foreign(self, item: Buffer | Burst, where: str = "a burst") -> NoReturn:
+    def _refuse_foreign(self, item: Buffer | Burst, where: str = "a burst") -> typing.NoReturn:
         """Raises ForeignBuffer or AccessDenied, for an item of another Pool object."""
         refuse_readonly(self)
         what = f"buffer {item.index}" if isinstance(item, Buffer) else f"a burst of {len(item)}"
@@ -743,7 +747,7 @@ class Pool(PoolBase):
         return whole(recovering(self._number, None))
 
 
-def _given(value: Any) -> Any:
+def _given(value: typing.Any) -> typing.Any:
     """Returns an option as it is, or any sequence of values as a list."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         return value

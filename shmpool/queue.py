@@ -27,12 +27,14 @@ from .wakers import DATA, Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    import typing
 
-    from numpy.typing import NDArray
-    from typing_extensions import Buffer as BytesLike
+    import numpy.typing as npt
 
-    from .pool import Pool
+    from . import hints
+else:
+    from .later import hints, npt, typing
+
 
 FOREVER_S = 2**32  # a longer timeout never ends
 # Codes of a call that could not put: the queue is full, no buffer is free, an item is too large.
@@ -65,7 +67,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
     lanes: int
     _kind = "queue"
 
-    def __init__(self, pool: Pool, number: int) -> None:
+    def __init__(self, pool: hints.Pool, number: int) -> None:
         info = self._find(pool, number)
         self._waker = None
         self.capacity = info.capacity
@@ -138,7 +140,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
             for lane in lanes:  # where tasks await room
                 closed(self.pool, lane)
 
-    def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
+    def _fail(self, code: int, items: object = None, sent: int = 0) -> typing.NoReturn:
         """Raises the exception for a negative code of a call of this queue.
 
         items is what the call had to put: a Buffer, a Burst, range(n) for n buffers of several
@@ -157,7 +159,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
             what += f": buffer {items.index} of pool {self.pool.name!r}"
         refuse(self.pool, code, what)
 
-    def _raise_not_put(self, code: int, what: str, items: object, sent: int) -> NoReturn:
+    def _raise_not_put(self, code: int, what: str, items: object, sent: int) -> typing.NoReturn:
         """Raises PayloadTooLarge; or counts what had no room, and raises Full or PoolExhausted."""
         if code == -errno.EMSGSIZE and not isinstance(items, (Burst, range)):
             size = max(memoryview(p).nbytes for p in (items if type(items) is tuple else (items,)))
@@ -191,7 +193,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
             error.args = (f"{error}: {sent} of {len(items)} payloads were sent",)
             raise
 
-    def _refuse_foreign(self, item: Buffer | Burst) -> NoReturn:
+    def _refuse_foreign(self, item: Buffer | Burst) -> typing.NoReturn:
         """Raises ForeignBuffer, PoolClosed or AccessDenied, for an item of another Pool object."""
         self._refuse_closed()
         self.pool._refuse_foreign(item, f"queue {self.name!r}")
@@ -327,7 +329,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
             self.put_many(items, 0)  # raises
         await self._until_room(self.put_many, items, n)
 
-    async def asend_many(self, payloads: Iterable[BytesLike]) -> None:
+    async def asend_many(self, payloads: Iterable[hints.BytesLike]) -> None:
         """Copies payloads into new buffers and puts them in their order, all or nothing; awaits
         buffers and room for all.
 
@@ -361,7 +363,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
                 buf.free()
             raise
 
-    async def aget_array(self) -> NDArray[Any]:
+    async def aget_array(self) -> npt.NDArray[typing.Any]:
         """Takes the oldest array as get_array() does; awaits one as aget() does."""
         return await self._until_data(lambda: unless_empty(self.get_array))
 
@@ -534,7 +536,7 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
         return drained
 
 
-def refuse_foreign(queue: AlfQueue | None, pool: Pool, what: str) -> None:
+def refuse_foreign(queue: AlfQueue | None, pool: hints.Pool, what: str) -> None:
     """Raises TypeError or InvalidArgument if queue is no queue of the pool. what names queue."""
     if queue is None:
         return
@@ -547,7 +549,7 @@ def refuse_foreign(queue: AlfQueue | None, pool: Pool, what: str) -> None:
         )
 
 
-def queue_names(pool: Pool, topics: bool | None = None) -> dict[int, str]:
+def queue_names(pool: hints.Pool, topics: bool | None = None) -> dict[int, str]:
     """Returns the names of a pool's queues and topics by number, or of only the one or the other.
 
     Raises SegmentInvalid, PoolClosed.

@@ -16,14 +16,17 @@ from operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import typing
     from collections.abc import Callable, Mapping
     from dataclasses import dataclass as record
     from dataclasses import field
-    from typing import Any
+else:
+    from .later import typing
+
 
 __all__ = ["field", "metadata_of", "record"]
 
-_ABSENT: Any = object()  # no default
+_ABSENT: typing.Any = object()  # no default
 
 
 class _Field:
@@ -34,9 +37,9 @@ class _Field:
     def __init__(
         self,
         *,
-        default: Any = _ABSENT,
-        default_factory: Callable[[], Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        default: typing.Any = _ABSENT,
+        default_factory: Callable[[], typing.Any] | None = None,
+        metadata: Mapping[str, typing.Any] | None = None,
     ) -> None:
         self.default = default
         self.factory = default_factory
@@ -55,7 +58,7 @@ class _Fields(dict[str, _Field]):
         }
         self.factories = {name: one.factory for name, one in fields.items() if one.factory}
         # All values of a dict, as a tuple. itemgetter() does it in C, for two and more.
-        self.values_in: Callable[[dict[str, Any]], tuple[Any, ...]] = (
+        self.values_in: Callable[[dict[str, typing.Any]], tuple[typing.Any, ...]] = (
             itemgetter(*fields)
             if len(fields) > 1
             else lambda of: tuple([of[name] for name in self])
@@ -78,7 +81,7 @@ def _make(kind: type) -> type:
             delattr(kind, name)
             if value.default is not _ABSENT:
                 setattr(kind, name, value.default)
-    methods: dict[str, Any] = {
+    methods: dict[str, typing.Any] = {
         "__record__": _Fields(given),
         "__match_args__": tuple(given),
         "__init__": _init,
@@ -96,7 +99,7 @@ def _make(kind: type) -> type:
     return kind
 
 
-def _init(self: Any, /, *values: Any, **named: Any) -> None:
+def _init(self: typing.Any, /, *values: typing.Any, **named: typing.Any) -> None:
     fields = self.__record__
     found = self.__dict__
     if len(values) == len(fields) and not named:
@@ -132,36 +135,36 @@ def _init(self: Any, /, *values: Any, **named: Any) -> None:
         raise TypeError(f"{type(self).__name__} takes {what} {name!r}")
 
 
-def _values(one: Any) -> tuple[Any, ...]:
-    found: tuple[Any, ...] = one.__record__.values_in(one.__dict__)
+def _values(one: typing.Any) -> tuple[typing.Any, ...]:
+    found: tuple[typing.Any, ...] = one.__record__.values_in(one.__dict__)
     return found
 
 
-def _repr(self: Any) -> str:
+def _repr(self: typing.Any) -> str:
     found = self.__dict__
     shown = [f"{name}={found[name]!r}" for name in self.__record__]
     return f"{type(self).__qualname__}({', '.join(shown)})"
 
 
-def _eq(self: Any, other: object) -> bool:
+def _eq(self: typing.Any, other: object) -> bool:
     return _values(self) == _values(other) if type(self) is type(other) else NotImplemented
 
 
-def _hash(self: Any) -> int:
+def _hash(self: typing.Any) -> int:
     return hash(_values(self))
 
 
-def _setattr(self: Any, name: str, value: object) -> None:
+def _setattr(self: typing.Any, name: str, value: object) -> None:
     _refuse(self, name, "assign to")
     object.__setattr__(self, name, value)
 
 
-def _delattr(self: Any, name: str) -> None:
+def _delattr(self: typing.Any, name: str) -> None:
     _refuse(self, name, "delete")
     object.__delattr__(self, name)
 
 
-def _refuse(one: Any, name: str, what: str) -> None:
+def _refuse(one: typing.Any, name: str, what: str) -> None:
     """Raises FrozenInstanceError, unless it is another attribute of a subclass."""
     if name in one.__record__ or "__record__" in vars(type(one)):
         from dataclasses import FrozenInstanceError
@@ -169,29 +172,29 @@ def _refuse(one: Any, name: str, what: str) -> None:
         raise FrozenInstanceError(f"cannot {what} field {name!r}")
 
 
-def _replace(self: Any, /, **changes: Any) -> Any:
+def _replace(self: typing.Any, /, **changes: typing.Any) -> typing.Any:
     return type(self)(**dict(zip(self.__record__, _values(self), strict=True)) | changes)
 
 
 class _Later:
     """An attribute that only what reads dataclasses asks for."""
 
-    def __init__(self, kind: Any, name: str) -> None:
+    def __init__(self, kind: typing.Any, name: str) -> None:
         self._kind = kind
         self._name = name
 
-    def __get__(self, one: object, kind: type | None = None) -> Any:
+    def __get__(self, one: object, kind: type | None = None) -> typing.Any:
         _complete(self._kind)
         if self._name == "__signature__":  # from now on it is __init__'s
             raise AttributeError(self._name)
         return vars(self._kind)[self._name]
 
 
-def _complete(kind: Any) -> None:
+def _complete(kind: typing.Any) -> None:
     """Gives a record what @dataclass would have given it besides."""
     from dataclasses import dataclass, field
 
-    own: dict[str, Any] = {}
+    own: dict[str, typing.Any] = {}
     for name, given in kind.__record__.items():
         metadata = given.metadata
         if given.factory is not None:
@@ -202,14 +205,14 @@ def _complete(kind: Any) -> None:
             own[name] = field(metadata=metadata)
     for name in ("__annotations__", "__module__", "__qualname__"):
         own[name] = getattr(kind, name)
-    made: Any = dataclass(frozen=True)(type(kind.__name__, (), own))
+    made: typing.Any = dataclass(frozen=True)(type(kind.__name__, (), own))
     for name in ("__init__", "__dataclass_params__", "__dataclass_fields__"):
         setattr(kind, name, vars(made)[name])
     if "__signature__" in vars(kind):
         del kind.__signature__
 
 
-def metadata_of(kind: Any) -> dict[str, Mapping[str, Any]]:
+def metadata_of(kind: typing.Any) -> dict[str, Mapping[str, typing.Any]]:
     """Returns the metadata of each field of a record, or of a dataclass."""
     if "__record__" in vars(kind):
         return {name: given.metadata for name, given in kind.__record__.items()}

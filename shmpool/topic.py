@@ -27,13 +27,15 @@ from .wakers import MESSAGE, Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    import typing
 
     import numpy as np
-    from numpy.typing import NDArray
-    from typing_extensions import Buffer as BytesLike
+    import numpy.typing as npt
 
-    from .pool import Pool
+    from . import hints
+else:
+    from .later import hints, np, npt, typing
+
 
 PUBLISH_MAX = 1024  # messages that one publish() takes
 SUBSCRIBERS_MAX = 24  # of one topic
@@ -84,7 +86,7 @@ def read_subscribers(
     ]
 
 
-def holding_subscribers(pool: Pool) -> list[Holder]:
+def holding_subscribers(pool: hints.Pool) -> list[Holder]:
     """Returns the subscribers that hold messages. Raises SegmentInvalid, PoolClosed."""
     return [
         Holder(one.number, one.pid, 0, "dead" if one.dead else "alive", one.held, None, name)
@@ -115,7 +117,7 @@ class Topic(TopicBase, Filled):
     depth: int
     _kind = "topic"
 
-    def __init__(self, pool: Pool, number: int) -> None:
+    def __init__(self, pool: hints.Pool, number: int) -> None:
         info = self._find(pool, number)
         self.depth = info.capacity
         self._hot_open(pool, number)
@@ -123,7 +125,7 @@ class Topic(TopicBase, Filled):
     def __repr__(self) -> str:
         return f"<shmpool.Topic {self.pool.name}/{self.name} of {self.depth}>"
 
-    def send(self, payload: BytesLike, timeout: float | None = None) -> None:
+    def send(self, payload: hints.BytesLike, timeout: float | None = None) -> None:
         """Copies a bytes-like object into a new buffer and publishes it.
 
         Waits up to timeout seconds (None: as long as it takes, 0: not at all) for a buffer and for
@@ -232,7 +234,7 @@ class Topic(TopicBase, Filled):
             self.publish(item, 0)  # raises
         await self._until_room(self.publish, item, n)
 
-    def _fail(self, code: int, item: object = None, sent: int = 0) -> NoReturn:
+    def _fail(self, code: int, item: object = None, sent: int = 0) -> typing.NoReturn:
         """Raises the exception for a negative code of a call of this topic (hot/topic.c)."""
         self._refuse_closed()
         what = f"topic {self.name!r}"
@@ -262,7 +264,7 @@ class Samples(list[Sample]):
     """
 
     @property
-    def sequence(self) -> NDArray[np.uint64]:
+    def sequence(self) -> npt.NDArray[np.uint64]:
         """The sequence numbers as an array. Needs numpy."""
         import numpy as np
 
@@ -358,7 +360,7 @@ class Subscriber(SubscriberBase, Taken[Sample, "Samples"]):
     def __repr__(self) -> str:
         return f"<shmpool.Subscriber of {self.topic.pool.name}/{self.topic.name}, {self.policy}>"
 
-    def _fail(self, code: int) -> NoReturn:
+    def _fail(self, code: int) -> typing.NoReturn:
         """Raises the exception for a negative code of a call of this subscriber."""
         what = f"subscriber of topic {self.topic.name!r}"
         if code == -errno.EAGAIN:

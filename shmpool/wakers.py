@@ -54,6 +54,8 @@ if TYPE_CHECKING:
         def _may_take(self) -> bool: ...
 
     T = TypeVar("T", bound=Waitable)
+else:
+    T = object
 
 
 class Waker:

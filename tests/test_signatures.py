@@ -6,9 +6,9 @@ import ast
 import asyncio
 import inspect
 import runpy
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 
 import shmpool
+import shmpool.net
 from shmpool import _hot
 from shmpool.net.headers import Checksums, Headers
 from shmpool.rpc import protocol
@@ -255,17 +256,8 @@ def named_in(annotation: object) -> set[type]:
 
 
 def named_by(thing: Any) -> set[type]:
-    """The classes that the annotations of a function or of a record's fields name.
-
-    Names from numpy, typing and typing_extensions that only type checkers need are left out.
-    """
-    foreign: dict[str, Any] = {name: getattr(typing, name) for name in typing.__all__}
-    foreign |= dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike", "T"), Any)
-    foreign |= {"np": np, "NDArray": npt.NDArray}
-    foreign |= {"Headers": Headers, "Checksums": Checksums}
-    ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer, "AlfQueue": shmpool.AlfQueue}
-    hints = get_type_hints(thing, localns={**ours, **foreign})
-    return set().union(*map(named_in, hints.values()))
+    """The classes that the annotations of a function or of a record's fields name."""
+    return set().union(*map(named_in, get_type_hints(thing).values()))
 
 
 # Calls that wait and have no form that is awaited. What takes nothing loses nothing in
@@ -305,6 +297,53 @@ def test_what_waits_can_be_awaited() -> None:
         given.remove("timeout")
         assert given == list(inspect.signature(awaited).parameters), label
     assert set(NOT_AWAITED) == without
+
+
+def public_callables(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """The public classes and functions of a module, with their methods and properties."""
+    for label in module.__all__:
+        value = getattr(module, label)
+        if inspect.isclass(value) or inspect.isroutine(value):
+            yield label, value
+        for name in dir(value) if inspect.isclass(value) else ():
+            item = inspect.getattr_static(value, name)
+            call = getattr(item, "__func__", None) or getattr(item, "fget", None) or item
+            if inspect.isfunction(call) and (name == "__init__" or name[0] != "_"):
+                yield f"{label}.{name}", call
+
+
+@pytest.mark.parametrize("module", [shmpool, shmpool.net], ids=lambda module: module.__name__)
+def test_annotations_can_be_read(module: ModuleType) -> None:
+    """typing.get_type_hints() has the types of each public class, method, property and function:
+    also those of numpy, typing and modules that import shmpool does not import."""
+    found = {label: get_type_hints(call) for label, call in public_callables(module)}
+    assert len(found) > 40
+    if module is shmpool:
+        assert shmpool.Pool is found["AlfQueue.__init__"]["pool"]
+        assert npt.NDArray[np.uint32] == found["Burst.lengths"]["return"]
+        assert npt.DTypeLike == found["Pool.array"]["dtype"]
+        assert Headers == found["Burst.headers"]["return"]
+        assert Any is found["Burst.partition"]["return"].__args__[0]
+        assert shmpool.Buffer | None == found["NoArray"]["buffer"]
+
+
+def test_annotations_without_numpy(run: Callable[..., str]) -> None:
+    """Where numpy is not installed, all that does not name it can be read."""
+    script = """
+    import sys
+    sys.modules["numpy"] = None
+    import shmpool
+    from typing import get_type_hints
+    for call in (shmpool.AlfQueue.asend, shmpool.Burst.spread, shmpool.AlfQueue.requeue):
+        try:
+            print(sorted(get_type_hints(call)))
+        except ImportError as error:
+            print(error)
+    """
+    said = run(script).splitlines()
+    assert "['payload', 'return']" == said[0]
+    assert "numpy" in said[1]
+    assert "return" in said[2]
 
 
 def test_what_public_signatures_name_is_public() -> None:

@@ -139,12 +139,12 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    locks record choices errors codes names _native _ffi _hot os_errors options geometry memory
-    free_after leases live_views arrays columns packets burst messages wakers named awaiting queue
-    pool_files process_exit segment pruning stats pinning topic pool view __init__
+    later locks record choices errors codes names _native _ffi _hot os_errors options geometry
+    memory free_after leases live_views arrays columns packets burst messages wakers named awaiting
+    queue pool_files process_exit segment pruning stats pinning topic pool view __init__
     mp.objects mp.program mp.queues mp.context mp.calls mp.worker mp.backlog mp.manager
     mp.executor mp.__init__ net.ends net.marks net.content net.capture net.recording net.filters
-    net.interface net.udp net.tap net.xdp net.__init__ net.headers
+    net.interface net.udp net.tap net.xdp net.__init__ net.headers hints
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.links service.alarms service.history service.watched_pool
     service.handlers service.scheduling service.config_lines service.config_values

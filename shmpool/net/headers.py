@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 from enum import IntEnum, IntFlag
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from .. import errors
 from .._hot import (
@@ -27,11 +28,7 @@ from .._hot import (
 from ..codes import fail
 from ..columns import boolean_mask, offset_of
 from ..options import integer
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from ..packets import PacketColumns
+from ..packets import PacketColumns
 
 
 class Link(IntEnum):

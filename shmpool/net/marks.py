@@ -19,7 +19,9 @@ from ..burst import Burst
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    import numpy.typing as npt
+else:
+    from ..later import np, npt
 
 LENGTH = (1 << 18) - 1
 CHECKSUM_MISSING = 1 << 18
@@ -29,7 +31,7 @@ COMMENTED = 1 << 21
 INTERFACE_SHIFT = 22
 
 
-def original_lengths(burst: Burst) -> "NDArray[np.uint32]":
+def original_lengths(burst: Burst) -> "npt.NDArray[np.uint32]":
     """Bytes that each packet had before it was truncated: shape (n,).
 
     >>> import shmpool, shmpool.net
@@ -45,7 +47,7 @@ def original_lengths(burst: Burst) -> "NDArray[np.uint32]":
     return burst.marks & np.uint32(LENGTH)
 
 
-def interface_numbers(burst: Burst) -> "NDArray[np.uint32]":
+def interface_numbers(burst: Burst) -> "npt.NDArray[np.uint32]":
     """The interface that each packet came from: shape (n,). 1,023 stands for all from there on."""
     import numpy as np
 

@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
@@ -14,9 +15,9 @@ from .ends import MOST, TwoWay, filled, raise_unless_filled
 from .interface import raise_unless_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+    import numpy.typing as npt
+else:
+    from ..later import npt
 
 Address = tuple[str, int]
 ADDRESS = 28  # bytes of a struct sockaddr_in6
@@ -51,7 +52,7 @@ def _dtype() -> Any:
     )
 
 
-def addresses_of(addresses: "Sequence[Address]") -> "NDArray[Any]":
+def addresses_of(addresses: "Sequence[Address]") -> "npt.NDArray[Any]":
     """Returns addresses as columns, as get_many_from() does, of (host, port) with numeric hosts.
 
     >>> addresses_of([("192.0.2.1", 53), ("2001:db8::1", 4789)])["port"].tolist()
@@ -68,7 +69,7 @@ def addresses_of(addresses: "Sequence[Address]") -> "NDArray[Any]":
     return columns
 
 
-def address_texts(addresses: "NDArray[Any]") -> "list[Address]":
+def address_texts(addresses: "npt.NDArray[Any]") -> "list[Address]":
     """Returns (host, port) of each address.
 
     >>> address_texts(addresses_of([("192.0.2.1", 53), ("2001:db8::1", 4789)]))
@@ -172,7 +173,7 @@ class UdpSocket(TwoWay):
 
     def get_many_from(
         self, n: int = MOST, timeout: float | None = None
-    ) -> "tuple[Burst, NDArray[Any]]":
+    ) -> "tuple[Burst, npt.NDArray[Any]]":
         """get_many(), with the address of each sender: columns family, port, ipv4 (4 bytes), ipv6
         (16 bytes) and scope. drain() takes them as to=, address_texts() makes text of them."""
         import numpy as np
@@ -194,7 +195,7 @@ class UdpSocket(TwoWay):
         return found
 
     def drain(
-        self, burst: Burst, timeout: float | None = None, to: "NDArray[Any] | None" = None
+        self, burst: Burst, timeout: float | None = None, to: "npt.NDArray[Any] | None" = None
     ) -> int:
         """Sends every datagram and frees the burst. Returns how many were sent.
 
