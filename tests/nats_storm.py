@@ -198,8 +198,9 @@ def _long_faults(
         set_link(space, "up")
     go_on.clear()
     time.sleep(seconds)
-    held = ends[0].stats().held
-    assert held <= A_WINDOW + 64, held  # those of the thread that puts
+    pid = link.send.process.pid
+    held = sum(one.buffers for one in ends[0].holders() if one.pid == pid)
+    assert held <= A_WINDOW, held  # what killed senders held may still wait for room in the queue
     grown = [now - was for now, was in zip(link.memory(), before, strict=True)]
     assert max(grown) < GROWTH, grown
 
