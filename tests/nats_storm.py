@@ -182,7 +182,8 @@ def _faults(
         if time.monotonic() - moved > GUARD_S:
             tails = "\n".join(link.log(end)[-1500:] for end in ("send", "receive"))
             state = link.state()
-            raise AssertionError(f"only {before} packets arrived:\n{tails}\n{state}")
+            why = f"{tails}\n{state}\n{flow.failed}"
+            raise AssertionError(f"only {before} packets arrived:\n{why}")
 
 
 def _long_faults(
