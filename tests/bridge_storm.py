@@ -110,7 +110,7 @@ class Flow:
         """pause is called before each burst is taken."""
         self.ledger, self._total, self._pause = Ledger(total), total, pause
         self._finish = threading.Event()
-        self._failed: list[BaseException] = []
+        self.failed: list[BaseException] = []
         self._source, self._target = pools[0].queue("work"), pools[1].queue("work")
         self._threads = [
             threading.Thread(target=self._guarded, args=(call,)) for call in (self._put, self._take)
@@ -122,7 +122,7 @@ class Flow:
         try:
             call()
         except BaseException as error:
-            self._failed.append(error)
+            self.failed.append(error)
 
     def _put(self) -> None:
         pool, sent = self._source.pool, 0
@@ -169,7 +169,7 @@ class Flow:
             for thread in self._threads:
                 thread.join(GUARD_S)
         assert self.over, f"{arrived} of {self._total} packets arrived"
-        for error in self._failed:
+        for error in self.failed:
             raise error
         return self.ledger
 

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -296,3 +297,62 @@ def test_calls_that_swallow_a_cancellation() -> None:
     began = time.monotonic()
     asyncio.run(first_of(ends(), swallows()))
     assert time.monotonic() < began + DEADLINE_S
+
+
+def test_a_server_forgets_what_another_receiver_has(rig: Rig) -> None:
+    """A receiver was behind, and another one has what a killed server forgets to have delivered.
+    The first one gets that and marks it: it has seen that there are others."""
+    slow = rig.receiver(window=4)
+    other = rig.run(receives(rig.here, rig.server, window=4))
+
+    def publish(*payloads: bytes) -> None:
+        async def call(jet: Any) -> None:
+            for payload in payloads:
+                await jet.publish("work", payload)
+
+        rig.ask(call)
+
+    def one_each() -> bool:
+        publish(b"first", b"first")
+        return slow._receiving._others  # type: ignore[attr-defined,no-any-return]
+
+    rig.eventually(one_each)
+    rig.eventually(lambda: not stream_messages(rig.server))
+    for queue in (rig.here, rig.there):
+        with contextlib.suppress(shmpool.Full):
+            while True:
+                queue.send(b"first", timeout=0)
+    sent = [b"%d" % i for i in range(40)]
+    publish(*sent)
+    rig.eventually(lambda: min(slow.figures.unacknowledged, other.figures.unacknowledged) > 2)
+    rig.server.kill()
+    store, kept = rig.server.folder / "store", rig.server.folder / "kept"
+    shutil.copytree(store, kept)
+    rig.server.start()
+    has: dict[bytes, int] = {}
+
+    def take() -> None:
+        """What the other receiver has put, and whether it is marked."""
+        with contextlib.suppress(shmpool.Empty), rig.here.get_many(64, timeout=0) as burst:
+            has.update((bytes(buf), buf.redelivered) for buf in burst)
+
+    def others_are_there() -> bool:
+        take()
+        return stream_messages(rig.server) <= 4
+
+    rig.eventually(others_are_there)
+    other.end()
+    assert other.join(DEADLINE_S)
+    while len(rig.here):
+        take()
+    rig.server.kill()
+    shutil.rmtree(store)
+    kept.rename(store)
+    rig.server.start()
+    found: dict[bytes, int] = {}
+    while found.keys() < {b"first", *sent}:
+        with rig.there.get(timeout=60) as buf:
+            found[bytes(buf)] = buf.redelivered
+    both = [payload for payload in sent if payload in has]
+    assert len(both) >= 36
+    assert [] == [payload for payload in both if not has[payload] and not found[payload]]

@@ -35,6 +35,11 @@ class LinkClient(Client):
             raise nats.errors.Error(f"{at.netloc} offers no TLS, and the link demands it")
         return bytes(super()._connect_command())
 
+    @property
+    def server_id(self) -> str:
+        """That of the server: another one after it was started again."""
+        return str(self._server_info.get("server_id"))
+
     async def hear(self, subject: str, call: Callable[[Msg], None]) -> None:
         """Subscribes. Each message is handed to call() before the next one is read."""
         subscription = await self.subscribe(subject)

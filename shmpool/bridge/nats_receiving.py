@@ -11,6 +11,8 @@ has put it, and else marked as redelivered:
     a killed server forgot what was done   its number in the stream: a stream is delivered in order,
                                            and the ledger has the highest number; the first one
                                            above it was perhaps put by a receiver that was killed
+    the same, and another receiver has it  it was in the stream when the server was started again,
+                                           and deliveries were counted that did not come here
 
 A message of another program, without the header Shmpool-Burst, is one packet.
 """
@@ -78,6 +80,10 @@ class Receiving:
         self._ended: Exception | None = None  # why no more come
         self._stream = b""  # the stream's identity, as the ledger has it
         self._newest = 0  # number that a receiver before this one can have put
+        self._server = ""  # its id, of the last connection
+        self._restarted = 0  # number of the last message when another server was found
+        self._counted = 0  # deliveries to all receivers, as the last message here says; 0: unknown
+        self._others = False  # other receivers of the same consumer get messages, too
 
     async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         """Receives over this connection. Raises Ending at the end, or one of TROUBLE."""
@@ -89,9 +95,12 @@ class Receiving:
         if await has_begun_again(jet, self._place, consumer):
             self._ledger.note(self._stream, 0)
             consumer = await replace_consumer(jet, self._place, info)
+        if client.server_id != self._server:
+            self._restarted = info.state.last_seq if self._server else 0
+            self._server = client.server_id
         wait = consumer.config.ack_wait or self._place.nats.ack_wait_s
         self._held.clear()
-        self._asked, self._ended = 0, None
+        self._asked, self._ended, self._counted = 0, None, 0
         inbox = client.new_inbox()
         await client.hear(inbox, self._arrived)
         self._link.up()
@@ -192,6 +201,9 @@ class Receiving:
                 first = await left_behind(jet, self._place, stream, consumer)
             except (TimeoutError, nats.js.errors.ServiceUnavailableError):
                 continue  # a cluster without a leader
+            here = self._counted + self._asked + len(self._held)
+            if self._counted and consumer.delivered and consumer.delivered.consumer_seq > here:
+                self._others = True
             if first and first == before:
                 if began_again(stream, consumer):
                     self._ledger.note(self._stream, 0)
@@ -230,7 +242,10 @@ class Receiving:
         Raises PayloadTooLarge if a packet is larger than the pool, after it has put the others.
         """
         headers = msg.headers or {}
-        deliveries, number, stored = _origin(msg.reply)
+        deliveries, number, counted, stored = _origin(msg.reply)
+        if self._counted and counted > self._counted + 1:
+            self._others = True
+        self._counted = counted
         key = f"{number} at {stored}"
         if "Shmpool-Burst" in headers:  # who else gives names may give the same one twice
             key = headers.get("Nats-Msg-Id") or key
@@ -248,6 +263,7 @@ class Receiving:
             deliveries > 1
             or "Shmpool-Again" in headers
             or number <= highest
+            or (number <= self._restarted and self._others)
             or (number <= self._newest and self._ledger.is_next(self._stream, highest + 1))
         )
         if self._partly is None or self._partly[0] != key:
@@ -273,16 +289,17 @@ class Receiving:
         self._figures.unacknowledged = self._figures.lag = len(self._held)
 
 
-def _origin(reply: str) -> tuple[int, int, str]:
-    """Returns how often a message has been delivered, its number in the stream, and when it was
-    stored. Its reply subject says so: that of nats-py's metadata, without making dates of it.
+def _origin(reply: str) -> tuple[int, int, int, str]:
+    """Returns how often a message has been delivered, its number in the stream, how many deliveries
+    of any message there have been with it, and when it was stored. Its reply subject says so: that
+    of nats-py's metadata, without making dates of it.
 
-        $JS.ACK.stream.consumer.deliveries.number....
-        $JS.ACK.domain.account.stream.consumer.deliveries.number....
+        $JS.ACK.stream.consumer.deliveries.number.counted.stored....
+        $JS.ACK.domain.account.stream.consumer.deliveries.number.counted.stored....
     """
     words = reply.split(".")
     at = 4 if len(words) == 9 else 6
-    return int(words[at]), int(words[at + 1]), words[at + 3]
+    return int(words[at]), int(words[at + 1]), int(words[at + 2]), words[at + 3]
 
 
 def _too_large(longest: int, largest: int) -> errors.PayloadTooLarge:
