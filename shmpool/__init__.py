@@ -42,12 +42,12 @@ wait         waits for one of several queues and subscribers
 
 Records, which are frozen. The options of create, create_queue and create_topic:
 PoolOptions  buffer_size, capacity, prealloc, bulk, refill_multiplier, cache_size, headroom,
-             members, queues, mode, group, huge_pages, numa_node
+             members, queues, free_rings, mode, group, huge_pages, numa_node
 QueueOptions capacity, producers, consumers, on_death, dead_letter, max_redeliveries, memory, lanes
 TopicOptions depth
 Geometry     what a pool was created with: buffer_size, capacity, prealloc, bulk, refill_multiplier,
-             cache_size, headroom, members, queues, room, sizes, which are SizeClass: buffer_size,
-             capacity, prealloc, cache_size
+             cache_size, headroom, members, queues, free_rings, room, sizes, which are SizeClass:
+             buffer_size, capacity, prealloc, cache_size
 Stats        capacity, created, free, cached, held, queued, chained, members, recovered, refused,
              dropped, estimated, counters, sizes, which are SizeStats: buffer_size, capacity,
              created, free, cached
