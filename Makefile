@@ -99,6 +99,12 @@ build/kill_points_warm_%: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -DGEOMETRY_WARM_SIZE=64 -DGEOMETRY_WARM_BYTES=64*$* \
 		-o $@ $(wildcard tests/native/kill_*.c shmpool/native/*.c)
 
+# Every class has three side rings.
+build/kill_points_sides_3: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
+	@mkdir -p build
+	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -DSCENE_FREE_RINGS=3 -DGEOMETRY_SIDE_BULKS=1 \
+		-o $@ $(wildcard tests/native/kill_*.c shmpool/native/*.c)
+
 build/held_up: tests/native/held_up.c tests/native/kill_trace.c $(wildcard tests/native/*.h shmpool/native/*.[ch])
 	@mkdir -p build
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
@@ -115,13 +121,14 @@ steer: build/steer_pool
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-sweep: build/kill_points build/kill_points_warm_8 build/kill_points_warm_64 build/held_up $(VENV)/.dev
+sweep: build/kill_points build/kill_points_warm_8 build/kill_points_warm_64 build/kill_points_sides_3 build/held_up $(VENV)/.dev
 	$(BIN)/python -m tests.errno_sweep
 	build/held_up
 	build/kill_points --jobs $$(nproc) $(ARGS)
 	build/kill_points --classes 2 --jobs $$(nproc) $(ARGS)
 	build/kill_points_warm_8 --jobs $$(nproc) $(ARGS)
 	build/kill_points_warm_64 --jobs $$(nproc) $(ARGS)
+	build/kill_points_sides_3 --jobs $$(nproc) $(ARGS)
 
 # Every instruction of the smallest operations against every one of each other; of all, 20 by 10.
 SMALL := put-1-multi-multi put-1-single-single get-1-multi-multi get-1-single-single \

@@ -87,8 +87,8 @@ AsyncClient  As Client, for asyncio: each method is awaited.
 Options:
 PoolOptions  The options of a new pool, for Pool.create. buffer_size, capacity: int | list[int];
     prealloc: int | list[int] | None; bulk, refill_multiplier: int | None; cache_size: int |
-    list[int] | None; headroom, members, queues: int | None; mode: int; group: str | int | None;
-    huge_pages: HugePages; numa_node: NumaNode
+    list[int] | None; headroom, members, queues: int | None; free_rings: int | str | None; mode:
+    int; group: str | int | None; huge_pages: HugePages; numa_node: NumaNode
 QueueOptions  The options of a new queue, for Pool.create_queue. capacity: int; producers,
     consumers: Side; on_death: OnDeath; dead_letter: str | None; max_redeliveries: int; memory:
     Memory; lanes: int | str
@@ -143,8 +143,8 @@ Description  What is the same for a pool's lifetime. pool: str; geometry: Geomet
     queues: list[QueueStats]; topics: list[TopicStats]
 File  The file of a pool's segment. path: str; size, reserved: int; mode: str; uid, gid: int
 Geometry  The options that a pool was created with, and that never change. buffer_size, capacity,
-    prealloc, bulk, refill_multiplier, cache_size, headroom, members, queues: int; sizes:
-    list[SizeClass]; room: int
+    prealloc, bulk, refill_multiplier, cache_size, headroom, members, queues, free_rings: int;
+    sizes: list[SizeClass]; room: int
 Holder  A member that holds buffers, or a subscriber of a topic that holds messages. member, pid,
     tid: int; state: str; buffers: int; oldest_s: float | None; topic: str | None
 LaneStats  A lane of a queue, in buffers. depth, capacity, enqueued, dequeued, lost: int

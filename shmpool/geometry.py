@@ -8,6 +8,7 @@ Not in here: what each option means (options.py); the ranges, and the checks the
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 
 from . import errors
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CLASSES_MAX = 8  # size classes of a pool
 CAPACITY_MAX = 1 << 24  # buffers of all size classes
+FREE_RINGS_CORES = 8  # with fewer, "auto" makes no rings beside the free ring
 HUGE_BYTES = 2 << 20  # of a huge page
 NODE_MAX = 1023  # number of a NUMA node
 HEADER_BYTES = 64  # in front of each buffer
@@ -61,6 +63,7 @@ class Geometry:
     headroom: int  # bytes
     members: int  # the most threads that can be attached
     queues: int
+    free_rings: int  # rings beside the free ring
     sizes: list[SizeClass] = field(default_factory=list)  # in ascending order
 
     @property
@@ -119,7 +122,9 @@ def _limits(why: Native, option: Option, beside: Native) -> str:
     """Returns what narrows the range of a refused option of that geometry."""
     parts, number = classes_of(beside), why.size_class
     if why.option == lib.SHMPOOL_QUEUES:
-        n, warm = len(parts), option.most - why.most - len(parts) + 1  # rings of their own: warm.h
+        n, warm = len(parts), option.most - why.most - len(parts) + 1  # rings of their own: side.h
+        if beside.free_rings:
+            return f"free_rings is {beside.free_rings}, in {n} size class{'es' * (n > 1)}"
         if n == 1:
             return f"buffer_size is {parts[0].buffer_size}"
         return f"buffer_size has {n} values" + (f", {warm} of them large" if warm else "")
@@ -150,9 +155,11 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
         return None, Refusal(
             "buffer_size", repr(sizes), f"it must have from 1 to {CLASSES_MAX} values"
         )
-    refusal = out_of_range("huge_pages", POOL["huge_pages"], options.huge_pages)
-    if refusal is not None:
-        return None, refusal
+    rings: Any = 0 if options.free_rings is None else options.free_rings
+    for name, value in ("huge_pages", options.huge_pages), ("free_rings", rings):
+        refusal = out_of_range(name, POOL[name], value)
+        if refusal is not None:
+            return None, refusal
     geometry.huge = getattr(lib, f"SHMPOOL_HUGE_{options.huge_pages.upper()}")
     geometry.classes = classes
     given: dict[str, Any] = {name: getattr(options, name) for name in BY_CLASS}
@@ -165,7 +172,10 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
             return None, Refusal(name, repr(value), demand)
     for name in GEOMETRY:
         if name not in given:
-            setattr(geometry, name, _int64(getattr(options, name), name))
+            value = getattr(options, name)
+            if name == "free_rings" and isinstance(value, str):
+                value = free_rings_of(options, classes)
+            setattr(geometry, name, _int64(value, name))
     for number, part in enumerate(classes_of(geometry)):
         for name, values in given.items():
             setattr(part, name, _int64(values[number], name))
@@ -181,6 +191,19 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
     if value is None:
         name = f"{name}[{number}]" if len(classes_of(geometry)) > 1 else name
     return None, native_refusal(why, integer(value, name), geometry)
+
+
+def free_rings_of(options: PoolOptions, classes: int) -> int:
+    """Returns what free_rings="auto" stands for in a pool with these options: a ring for each core,
+    but none with few cores."""
+    members, queues = (
+        integer(POOL[name].default if value is None else value, name)  # type: ignore[arg-type]
+        for name, value in (("members", options.members), ("queues", options.queues))
+    )
+    # Each class has two rings of its own at most, beside these.
+    left = (int(POOL["queues"].most or 0) - queues) // classes - 2
+    cores, most = os.cpu_count() or 1, int(POOL["free_rings"].most or 0)
+    return max(0, min(cores, members, left, most)) if cores >= FREE_RINGS_CORES else 0
 
 
 def _beside_the_plan(geometry: Native, options: PoolOptions) -> Refusal | None:
@@ -217,7 +240,7 @@ def differences(
     for name in GEOMETRY:
         given = getattr(options, name)
         wanted, there = (values_of(one, name) for one in (asked, existing))
-        if given is not None and wanted != there:
+        if given is not None and given != "auto" and wanted != there:
             yield name, given, there
 
 

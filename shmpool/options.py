@@ -155,6 +155,10 @@ class PoolOptions:
         lib.SHMPOOL_QUEUES,
         "The most queues and topics that the pool can have.",
         "queues")))
+    free_rings: int | str | None = field(default=None, metadata=about(_pool_option(
+        lib.SHMPOOL_FREE_RINGS,
+        "Rings that share out the free buffers, so that many cores do not share one; 0 for one.",
+        "rings", also="auto")))
     mode: int = field(default=0o600, metadata=about(Option(
         "Permission bits of the pool's file, for example 0660.",
         least=0, most=0o777, octal=True)))

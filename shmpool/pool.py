@@ -129,6 +129,7 @@ class Pool(PoolBase):
         headroom: int | None = None,
         members: int | None = None,
         queues: int | None = None,
+        free_rings: choices.Lanes | None = None,
         mode: int = 0o600,
         group: str | int | None = None,
         huge_pages: choices.HugePages = "never",
@@ -154,6 +155,9 @@ class Pool(PoolBase):
         cache_size        free buffers that each thread's local cache holds; 0 for no cache
         headroom          bytes left free before the data of a new buffer
         members, queues   the most threads that can be attached, and the most queues
+        free_rings        rings that share out the free buffers, so that many cores that free what
+                          others allocate do not share one: up to 32, 0 for one; or "auto", one for
+                          each core if there are 8 or more. Each takes one of 1,023 queues
         mode, group       permission bits of the pool's file, for example 0o660, and its group
         huge_pages        "never"; "auto": huge pages of 2 MiB where the kernel makes them;
                           "always": the creation fails if it does not
@@ -198,7 +202,7 @@ class Pool(PoolBase):
         user = None if owner is None else user_id(owner)
         options = PoolOptions(_given(buffer_size), _given(capacity), _given(prealloc), bulk,
                               refill_multiplier, _given(cache_size), headroom, members, queues,
-                              mode, group, huge_pages, numa_node)  # fmt: skip
+                              free_rings, mode, group, huge_pages, numa_node)  # fmt: skip
         asked = populate, lock, core_dump
         geometry = planned(name or ANONYMOUS, options)
         check(lib.shmpool_room(), f"pool {name or ANONYMOUS!r}")  # before it takes memory

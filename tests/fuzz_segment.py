@@ -60,6 +60,7 @@ POOLS: tuple[tuple[int, dict[str, Any]], ...] = (  # how often, and what
     (10, POOL | SIZES),
     (8, POOL | SIZES | {"prealloc": [0, 64, 4], "cache_size": [0, 32, 16], "bulk": 16}),
     (4, POOL | EIGHT | {"queues": 1016}),
+    (8, POOL | {"prealloc": 32, "capacity": 256, "bulk": 16, "free_rings": 4}),
     (4, POOL | {"buffer_size": [64, 65536], "capacity": [64, 32], "prealloc": [64, 16]}),
     (3, POOL | {"buffer_size": [64, 128], "capacity": 65536, "prealloc": [65536, 0]}),
     (3, POOL | {"prealloc": 100, "capacity": 1024, "members": 4095, "queues": 1023}),

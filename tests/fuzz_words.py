@@ -23,6 +23,7 @@ ALL_ONES = 2**64 - 1
 LANED = 5  # number of the queue with lanes
 WARM_SIZE, WARM_BYTES = 64 << 10, 8 << 20  # as in geometry.h
 QUEUE_PAGE, QUEUE_PAGES = 4096, 16  # as in layout.h
+SIDE_BULKS = 4
 
 
 def _without_comments(text: str) -> str:
@@ -73,11 +74,14 @@ def _number(text: str, names: str, values: dict[str, int]) -> int:
     return sum(int(part) for part in text.split("+"))
 
 
-def warm_slots(buffer_size: int) -> int:
-    """Returns how many slots a class's warm ring has, as geometry_warm() does."""
-    if buffer_size < WARM_SIZE:
-        return 0
-    return max(2, 1 << (WARM_BYTES // buffer_size).bit_length() - 1)
+def side_rings(of: dict[str, int], free_rings: int, bulk: int) -> tuple[int, int]:
+    """Returns how many side rings a class has, and their slots, as geometry_sides() does."""
+    number, most = 1, WARM_BYTES // of["buffer_size"]
+    if of["buffer_size"] < WARM_SIZE:
+        if not free_rings or of["capacity"] // free_rings < SIDE_BULKS * bulk:
+            return 0, 0
+        number, most = free_rings, of["capacity"] // free_rings
+    return number, max(2, 1 << most.bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,12 @@ class SizeClass:
     caches: list[Row]
     extents: Row
     free_ring: Row
-    warm_ring: Row  # of a class of small buffers without slots
+    sides: list[Row]  # the slots of each side ring
     buffers: list[Row]
 
     @property
     def rows(self) -> list[Row]:
-        return [*self.members, *self.buffers, self.extents, self.free_ring, self.warm_ring]
+        return [*self.members, *self.buffers, self.extents, self.free_ring, *self.sides]
 
 
 class Segment:
@@ -170,10 +174,11 @@ class Segment:
         self.capacity = sum(one.capacity for one in self.classes)
         self.shared = [word for one in self.classes for word in one.shared]
         self.members = [row for one in self.classes for row in one.members]
+        self.sides = [row for one in self.classes for row in one.sides]
         self.caches = [row for one in self.classes for row in one.caches]
         self.buffers = [row for one in self.classes for row in one.buffers]
         named, queue = word["max_queues"], layout().sizeof("struct queue_slot")
-        slots = named + len(self.classes) + sum(bool(one.warm_ring.count) for one in self.classes)
+        slots = named + len(self.classes) + sum(len(one.sides) for one in self.classes)
         self.queues = [
             Dealt(f"queue.{n}", word["queues_offset"] + o, queue, slots, w)
             for n, o, w in _fields("queue_slot")
@@ -214,7 +219,10 @@ class Segment:
             capacity, each = of["capacity"], of["extent_buffers"]
             extents = -(-(capacity - of["prealloc"]) // each)
             headers = word["headers_offset"] + first * buffer
-            warm_at, warm = _rounded(ring_at + 8 * capacity, 64), warm_slots(of["buffer_size"])
+            side_at, (sides, room) = (
+                _rounded(ring_at + 8 * capacity, 64),
+                side_rings(of, word["free_rings"], word["bulk"]),
+            )
             yield SizeClass(
                 first,
                 capacity,
@@ -233,7 +241,10 @@ class Segment:
                 ],
                 Row("extent", extents_at, 8, extents, 8),
                 Row("free ring", ring_at, 8, capacity, 8),
-                Row("warm ring", warm_at, 8, warm, 8),
+                [
+                    Row(f"side ring {i}", side_at + i * _rounded(8 * room, 64), 8, room, 8)
+                    for i in range(sides)
+                ],
                 [
                     Row(f"buffer.{n}", headers + o, buffer, capacity, w)
                     for n, o, w in _fields("buffer")
@@ -241,7 +252,7 @@ class Segment:
             )
             block = _rounded(block + member + 8 * of["cache_size"], 64)
             extents_at += 8 * extents
-            ring_at = _rounded(warm_at + 8 * warm, mmap.PAGESIZE)
+            ring_at = _rounded(side_at + sides * _rounded(8 * room, 64), mmap.PAGESIZE)
             first += capacity
 
     def _read(self, offset: int, width: int) -> int:
@@ -264,7 +275,7 @@ class Segment:
             lambda: chance.choice([r for r in self.queues if r.width > 1]),
             lambda: chance.choice(self.classes).extents,
             lambda: chance.choice(self.classes).free_ring,
-            lambda: chance.choice(self.classes).warm_ring,
+            lambda: chance.choice(self.sides or self.rings),
             lambda: chance.choice(self.rings),
             lambda: chance.choice(self.lanes),
             lambda: chance.choice(self.buffers),

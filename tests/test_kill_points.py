@@ -74,6 +74,14 @@ def test_warm_rings(slots: int, operations: list[str], tmp_path: Path) -> None:
         assert printed.rstrip().endswith(" 0 failures")
 
 
+def test_side_rings(tmp_path: Path) -> None:
+    """With three side rings in every class, each for a part of the free buffers."""
+    program = build(tmp_path, "-DSCENE_FREE_RINGS=3", "-DGEOMETRY_SIDE_BULKS=1")
+    for pattern in ["alloc*", "free*", "trim*", "*bypass*"]:
+        printed = run(program, "--most", "3", "--operation", pattern)
+        assert printed.rstrip().endswith(" 0 failures")
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_pairs(part: int, kill_points: Path) -> None:
     """Two members are in an operation, and one or both are killed: live members lose nothing."""

@@ -217,6 +217,14 @@ def test_warm(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_side(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """No free buffer is missed in any of several side rings, and pairs settle on one each."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) across an emulator's processes is the host's")
+    run_c(tmp_path, compiler, flags, [TESTS / "test_side.c", *SOURCES])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_lanes(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Puts and gets choose lanes as documented; a corrupted table of lanes is as no queue."""
     if compiler == CROSS:

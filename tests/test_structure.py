@@ -40,7 +40,7 @@ C_ORDER = [
     "bytes.h",
     "bypass.h",
     "transfer.h",
-    "warm.h",
+    "side.h",
     "free_ring.h",
     "cache.h",
     "member.h",

@@ -4,8 +4,8 @@
 n producers send messages and n consumers receive them, each pair through a queue of its own, so
 that the free ring is all that the pairs share: every buffer is freed by another process than the
 one that allocated it. Prints how many compare-and-swaps of the free ring's two positions a message
-costs, from the pool's counters, which do not depend on the machine; and how fast the pairs are
-against as many with a pool each, which share nothing.
+costs, from the pool's counters, which do not depend on the machine; how fast the pairs are
+against as many with a pool each, which share nothing; and how fast with free_rings.
 """
 
 import os
@@ -83,13 +83,17 @@ def run(queues: Sequence[shmpool.AlfQueue], n: int, bulk: int) -> float:
             os.close(end)
 
 
-def measure(pairs: int, pools: int, n: int, bulk: int) -> tuple[float, float, float]:
+def measure(pairs: int, pools: int, n: int, bulk: int, rings: int) -> tuple[float, float, float]:
     """Returns messages a second, and refills and flushes for each message."""
     with ExitStack() as stack:
         made = [
             stack.enter_context(
                 shmpool.Pool.create(
-                    None, buffer_size=64, capacity=4 * CAPACITY, prealloc=4 * CAPACITY
+                    None,
+                    buffer_size=64,
+                    capacity=4 * CAPACITY,
+                    prealloc=4 * CAPACITY,
+                    free_rings=rings,
                 )
             )
             for _ in range(pools)
@@ -108,30 +112,36 @@ def measure(pairs: int, pools: int, n: int, bulk: int) -> tuple[float, float, fl
 @click.option("--pairs", multiple=True, type=int, help="Pairs of processes; may be repeated.")
 @click.option("--messages", default=100_000, show_default=True, help="Messages of each producer.")
 @click.option("--turns", default=3, show_default=True, help="Measurements of each way.")
-def main(pairs: tuple[int, ...], messages: int, turns: int) -> None:
+@click.option("--rings", default=8, show_default=True, help="free_rings of the third way.")
+def main(pairs: tuple[int, ...], messages: int, turns: int, rings: int) -> None:
     """Count how often processes meet in the free ring.
 
     Example: python -m clients.bench.free_ring --pairs 1 --pairs 8
     """
     cores = len(os.sched_getaffinity(0))
     counts = pairs or (1, 2, 4, 8)
-    work = [(n, bulk, pools) for n in counts for bulk in (1, 32) for pools in (1, n)] * turns
-    found: dict[tuple[int, int, int], list[tuple[float, float, float]]] = {}
-    for n, bulk, pools in track(work, "measuring", transient=True):
-        found.setdefault((n, bulk, pools), []).append(measure(n, pools, messages, bulk))
+    ways = (
+        (n, pools, with_rings) for n in counts for pools, with_rings in ((1, 0), (n, 0), (1, rings))
+    )
+    work = [(n, bulk, *way) for n, *way in ways for bulk in (1, 32)] * turns
+    found: dict[tuple[int, ...], list[tuple[float, float, float]]] = {}
+    for n, bulk, pools, some in track(work, "measuring", transient=True):
+        one = measure(n, pools, messages, bulk, some)
+        found.setdefault((n, bulk, pools, some), []).append(one)
     table = Table(
         "pairs", "messages a call", "one pool, M/s", "refills a message", "flushes a message",
-        "one pool / a pool each",
+        "one pool / a pool each", "rings / one pool",
     )  # fmt: skip
     for n in counts:
         for bulk in (1, 32):
             rate, refills, flushes = (
-                statistics.median(one[i] for one in found[n, bulk, 1]) for i in range(3)
+                statistics.median(one[i] for one in found[n, bulk, 1, 0]) for i in range(3)
             )
-            each = statistics.median(one[0] for one in found[n, bulk, n])
+            each = statistics.median(one[0] for one in found[n, bulk, n, 0])
+            shared = statistics.median(one[0] for one in found[n, bulk, 1, rings])
             table.add_row(
                 f"{n}", f"{bulk}", f"{rate / 1e6:.2f}", f"{refills:.4f}", f"{flushes:.4f}",
-                f"{rate / each:.2f}",
+                f"{rate / each:.2f}", f"{shared / rate:.2f}",
             )  # fmt: skip
     Console(width=110).print(table)
     print(f"{cores} cores; 64 B messages")

@@ -532,6 +532,13 @@ static inline uint32_t alf_avail_space(const struct alf_ring *r)
 	return n < alf_room(r) ? alf_room(r) - n : 0;
 }
 
+/* True if n elements fit, as far as producers know. Does not touch the consumers' line. */
+static inline bool alf_fits(const struct alf_ring *r, uint32_t n)
+{
+	const alf_position prod = load_acquire(&r->q->prod);                         /* [PROD] */
+	return (alf_distance)(load_acquire(&r->q->limit) - prod) >= (alf_distance)n; /* [CONS] */
+}
+
 static inline bool alf_empty(const struct alf_ring *r)
 {
 	return alf_count(r) == 0;

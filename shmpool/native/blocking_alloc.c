@@ -32,11 +32,13 @@ static int64_t earlier(int64_t one, int64_t other)
 	return one < other ? one : other;
 }
 
-/* Buffers that have ever been taken from the free ring and the warm ring. */
+/* Buffers that have ever been taken from the free ring and the side rings. */
 static alf_position taken(const struct qmempool *p)
 {
-	const alf_position cold = load_relaxed(&p->free.q->cons);
-	return (alf_position)(cold + (p->warm.q ? load_relaxed(&p->warm.q->cons) : 0));
+	alf_position n = load_relaxed(&p->free.q->cons);
+	for (uint32_t i = 0; i < p->sides; i++)
+		n = (alf_position)(n + load_relaxed(&p->side[i].q->cons));
+	return n;
 }
 
 /* Allocates from the class that serves, or a larger one, also if the first cannot grow. Inspects up

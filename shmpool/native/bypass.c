@@ -26,7 +26,7 @@ static bool announce_stale(const struct alf_ring *r, alf_position limit)
 
 /* The part of a ring from which buffers are taken. */
 struct window {
-	const struct alf_ring *r; /* NULL: none */
+	const struct alf_ring *r;
 	alf_position begin, end;
 };
 
@@ -41,12 +41,19 @@ static bool open_window(struct window *w, const struct alf_ring *r)
 	return true;
 }
 
-/* True if the owner word of a buffer is TRANSIT to a published position in the window. */
-static bool in_window(const struct window *w, uint64_t owner, uint32_t index)
+/* True if the owner word of a buffer is TRANSIT to a published position in the window of its ring:
+ * the first one is that of the free ring, the others are those of the side rings. */
+static bool in_window(const struct qmempool *p, const struct window *w, uint64_t owner,
+		      uint32_t index)
 {
 	const alf_position low = (alf_position)owner_position(owner);
-	return w->r && owner_queue(owner) == w->r->id && owner_behind(owner, w->begin) >= 0 &&
-	       owner_behind(owner, w->end) < 0 &&
+	const uint32_t id = owner_queue(owner);
+	if (id != p->free.id) {
+		if (!p->sides || id - p->side->id >= p->sides)
+			return false;
+		w += 1 + id - p->side->id;
+	}
+	return owner_behind(owner, w->begin) >= 0 && owner_behind(owner, w->end) < 0 &&
 	       (alf_word(w->r, low) ^ alf_tag(w->r, low)) == index;
 }
 
@@ -55,16 +62,19 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 {
 	const uint32_t first = p->segment.first, n = p->capacity - first;
 	uint32_t got = 0, at = first + (load_relaxed(&p->bypass_at) - first) % n;
-	struct window cold, warm = { 0 };
+	struct window window[1 + SIDES_MAX];
 	uint64_t sum = load_acquire(&p->free.q->prod) + /* [PROD] */
 		       load_relaxed(&segment_shared(&p->segment)->abandoned);
-	if (p->warm.q)
-		sum += load_acquire(&p->warm.q->prod); /* [PROD] */
+	for (uint32_t i = 0; i < p->sides; i++)
+		sum += load_acquire(&p->side[i].q->prod); /* [PROD] */
 	if (most < n && load_relaxed(&p->bypass_sum) == sum &&
 	    wait_coarse() < load_relaxed(&p->bypass_rest_ns))
 		return 0;
-	if (!open_window(&cold, &p->free) || (p->warm.q && !open_window(&warm, &p->warm)))
+	if (!open_window(&window[0], &p->free))
 		return 0;
+	for (uint32_t i = 0; i < p->sides; i++)
+		if (!open_window(&window[1 + i], &p->side[i]))
+			return 0;
 	for (uint32_t looks = 0; looks < most && looks < n && got < max; looks++) {
 		uint32_t index = at;
 		struct buffer *b = pool_buffer(p, index);
@@ -72,12 +82,11 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 		if (!segment_exists(&p->segment, index))
 			continue;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-		bool free =
-			owner & OWNER_TRANSIT ?
-				in_window(&cold, owner, index) || in_window(&warm, owner, index) :
-				owner & OWNER_ABANDONED && !owner_queue(owner) &&
-					(!load_relaxed(&b->queue) ||
-					 load_relaxed(&b->got) != buffer_generation(b));
+		bool free = owner & OWNER_TRANSIT ?
+				    in_window(p, window, owner, index) :
+				    owner & OWNER_ABANDONED && !owner_queue(owner) &&
+					    (!load_relaxed(&b->queue) ||
+					     load_relaxed(&b->got) != buffer_generation(b));
 		if (!free || !cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */
 			continue;
 		handle[got] = handle_of(index, buffer_generation(b));

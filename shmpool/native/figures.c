@@ -48,14 +48,14 @@ static uint64_t count_free(const struct qmempool *p, const struct alf_ring *r, u
 	return in_ring > stale ? in_ring - stale : 0;
 }
 
-/* Counts the buffers of a class that exist, and those in its free ring and its warm ring. */
+/* Counts the buffers of a class that exist, and those in its free ring and its side rings. */
 static void count_class(struct qmempool *p, struct shmpool_class_stats *of,
 			struct shmpool_stats *out)
 {
 	of->created = slab_created(&p->segment);
 	of->free = count_free(p, &p->free, &out->estimated);
-	if (p->warm.q)
-		of->free += count_free(p, &p->warm, &out->estimated);
+	for (uint32_t i = 0; i < p->sides; i++)
+		of->free += count_free(p, &p->side[i], &out->estimated);
 	out->created += of->created;
 	out->free += of->free;
 }

@@ -47,9 +47,9 @@ put_full(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t 
 static void put_bulk(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
 		     uint64_t *rounds, bool cold)
 {
-	const uint32_t warm = unlikely(warm_has(p)) && !cold ? warm_put(p, m, handle, n) : 0;
-	if (likely(n > warm) && unlikely(transfer_in(p, m, &p->free, handle, n - warm, ALF_MULTI)))
-		put_full(p, m, handle, n - warm, rounds);
+	const uint32_t side = unlikely(side_has(p)) && !cold ? side_put(p, m, handle, n) : 0;
+	if (likely(n > side) && unlikely(transfer_in(p, m, &p->free, handle, n - side, ALF_MULTI)))
+		put_full(p, m, handle, n - side, rounds);
 	if (unlikely(wait_anybody(&pool_shared(p)->free_wait))) /* [WAIT] after prod moved */
 		wake_free(p, n);
 }

@@ -14,25 +14,28 @@
 #ifndef SHMPOOL_FREE_RING_H
 #define SHMPOOL_FREE_RING_H
 
+#include "side.h"
 #include "transfer.h"
-#include "warm.h"
 
-/* Takes 1 to n free buffers for m from the warm ring or the free ring. Returns as
- * transfer_free(). */
+/* Takes 1 to n free buffers for m from a side ring or the free ring. Returns as transfer_free(); 0
+ * if all these rings are empty or obstructed. */
 static ALWAYS_INLINE int free_ring_take(struct qmempool *p, struct member *m, uint64_t *handle,
 					uint32_t n)
 {
-	if (unlikely(warm_has(p))) {
-		int got = warm_take(p, m, handle, n);
-		if (got)
-			return got;
-	}
+	if (unlikely(side_has(p)))
+		return side_take(p, m, handle, n);
 	return transfer_free(p, m, handle, n);
 }
 
-/* Puts n buffers of m into the warm ring, if the class has one with room, and the others into the
- * free ring, and wakes members that wait for them. Leaves out handles
- * that name no buffer (a corrupted cache). If the ring is full of tombstones, moves up to
+/* True if there are n buffers or more at the head of a ring from which m would take them. */
+static inline bool free_ring_ready(const struct qmempool *p, const struct member *m, uint32_t n)
+{
+	return (unlikely(side_has(p)) && side_ready(p, m, n)) || alf_ready(&p->free, n - 1);
+}
+
+/* Puts n buffers of m into its side ring, if the class has side rings, as far as that has room, and
+ * the others into the free ring, and wakes members that wait for them. Leaves out handles that name
+ * no buffer (a corrupted cache). If the ring is full of tombstones, moves up to
  * FREE_RING_ROUNDS bulks from its head to its end, and abandons what still finds no slot. */
 void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 

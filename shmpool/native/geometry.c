@@ -37,6 +37,7 @@ static const struct shmpool_range ranges[SHMPOOL_OPTIONS] = {
 	[SHMPOOL_HEADROOM] = { 0, BUFFER_SIZE_MAX - 1, 0 },
 	[SHMPOOL_MEMBERS] = { 1, MEMBERS_MAX, 256 },
 	[SHMPOOL_QUEUES] = { 1, QUEUES_MAX, 64 },
+	[SHMPOOL_FREE_RINGS] = { 0, SIDES_MAX, 0 },
 };
 _Static_assert(offsetof(struct shmpool_geometry, extent_buffers) ==
 		       SHMPOOL_OPTIONS * sizeof(int64_t),
@@ -50,15 +51,20 @@ struct shmpool_range geometry_range(enum shmpool_option option)
 	return ranges[option < SHMPOOL_OPTIONS ? option : 0];
 }
 
-uint32_t geometry_warm(const struct shmpool_geometry *of)
+uint32_t geometry_sides(const struct shmpool_geometry *of, uint32_t *room)
 {
-	uint32_t room = ALF_CAPACITY_MIN;
-	if (of->buffer_size < GEOMETRY_WARM_SIZE)
+	const bool warm = of->buffer_size >= GEOMETRY_WARM_SIZE;
+	*room = 0;
+	if (!warm &&
+	    (!of->free_rings || of->capacity / of->free_rings < GEOMETRY_SIDE_BULKS * of->bulk))
 		return 0;
 	/* By division: buffer_size may be anything. */
-	while (room <= GEOMETRY_WARM_BYTES / of->buffer_size / 2)
-		room *= 2;
-	return room;
+	const int64_t most =
+		warm ? GEOMETRY_WARM_BYTES / of->buffer_size : of->capacity / of->free_rings;
+	*room = ALF_CAPACITY_MIN;
+	while (*room <= most / 2)
+		*room *= 2;
+	return warm ? 1 : (uint32_t)of->free_rings;
 }
 
 /* Returns the size that buffers have for a size that is asked for. */
@@ -76,7 +82,7 @@ static int64_t default_cache(const struct shmpool_geometry *g)
 	int64_t size = CACHE_SIZE_DEFAULT;
 	struct shmpool_geometry made = *g;
 	made.buffer_size = whole_lines(g->buffer_size);
-	if (geometry_warm(&made))
+	if (made.buffer_size >= GEOMETRY_WARM_SIZE)
 		return 0;
 	while (size > g->capacity / 4 || size * g->buffer_size > CACHE_BYTES_DEFAULT)
 		size /= 2;
@@ -174,7 +180,7 @@ int geometry_check(struct shmpool_geometry *g, struct shmpool_refusal *why)
 	if (g->classes < 1 || g->classes > CLASSES_MAX)
 		return refuse_classes(why, g->classes, 1, CLASSES_MAX);
 	uint64_t total = 0;
-	uint32_t warm = 0;
+	uint32_t sides = 0, room;
 	for (uint32_t i = 0; i < g->classes; i++) {
 		struct shmpool_geometry of = geometry_of(g, i);
 		int error = check_options(&of, why);
@@ -184,10 +190,10 @@ int geometry_check(struct shmpool_geometry *g, struct shmpool_refusal *why)
 		if (!error && of.buffer_size <= smaller)
 			error = refuse_option(why, SHMPOOL_BUFFER_SIZE, smaller + 1,
 					      BUFFER_SIZE_MAX);
-		warm += !error && geometry_warm(&of);
+		sides += error ? 0 : geometry_sides(&of, &room);
 		/* An op record has no number for more. */
-		if (!error && i + 1 == g->classes && of.queues + i + warm > QUEUES_MAX)
-			error = refuse_option(why, SHMPOOL_QUEUES, 1, QUEUES_MAX - i - warm);
+		if (!error && i + 1 == g->classes && of.queues + i + sides > QUEUES_MAX)
+			error = refuse_option(why, SHMPOOL_QUEUES, 1, QUEUES_MAX - i - sides);
 		if (i)
 			g->more[i - 1] = (struct shmpool_class) { of.buffer_size,
 								  of.capacity,

@@ -7,8 +7,8 @@
  *     members    max_members x member_stride    a block for each class: struct member, local cache
  *     queues     queue slots                    name, state and positions of each ring
  *     extents    one word each, by class        which parts of the slabs exist
- *     free rings one for each class             the rings of free buffers; of a class of large
- *                                               buffers its warm ring too
+ *     free rings one for each class             the rings of free buffers, each with the class's
+ *                                               side rings behind it
  *     rings      max_queues x 2^20 slots        the slots of the named queues; of a topic, also its
  *                                               subscribers and their shelves, behind them; of a
  *                                               queue with lanes, a table of these
@@ -19,7 +19,7 @@
  * and local caches. All buffers are numbered through: class 0 has the indices from 0 on, class 1
  * those after them. So queues, headers, handles and owner words are the same for all classes. Queue
  * slot 0 is the free ring of class 0, the slots from 1 to max_queues are the named queues, and slot
- * max_queues + k is the free ring of class k. The last slots are the warm rings (warm.h).
+ * max_queues + k is the free ring of class k. The last slots are the side rings (side.h).
  *
  * The file is sparse. Memory is reserved up to the end of the free rings at creation, for a queue's
  * ring when the queue is created or as it fills (ALF_ON_DEMAND), and for headers and data when a
@@ -44,6 +44,7 @@
 #define MEMBERS_MAX 4095u          /* a wait word counts sleepers in 12 bits */
 #define QUEUES_MAX 1023u /* an op record names a queue slot in 10 bits; named queues: fewer */
 #define CLASSES_MAX 8u
+#define SIDES_MAX 32u /* side rings of a class */
 #define NAME_MAX_BYTES 63u
 #define CACHE_SIZE_MAX 4096u
 #define BULK_MAX 64u /* buffers moved at once between a local cache and the free ring */
@@ -80,6 +81,7 @@ struct segment_header {
 	uint64_t headroom;
 	uint64_t max_members;
 	uint64_t max_queues;
+	uint64_t free_rings; /* side rings that a class of small buffers has */
 
 	/* Offsets: a function of the geometry, recomputed and compared by segment_check(). */
 	uint64_t members_offset;
@@ -146,10 +148,10 @@ struct member {
 	 * ring: the owner pushes and pops at the top, a thief takes from the bottom. */
 	uint64_t op;                     /* op record: alf_op.h */
 	shared_cache_position cache_top; /* handles pushed minus handles popped */
-	uint64_t cache_bottom; /* handles stolen or flushed, and the cache's lock: cache.h */
-	uint64_t cache_pushed; /* handles pushed, a counter */
-	uint32_t tag;          /* names the member in owner words: owner.h */
-	uint32_t pad1;
+	uint64_t cache_bottom;       /* handles stolen or flushed, and the cache's lock: cache.h */
+	uint64_t cache_pushed;       /* handles pushed, a counter */
+	uint32_t tag;                /* names the member in owner words: owner.h */
+	uint32_t side;               /* a hint: the side ring in which to search next */
 	uint64_t counters[COUNTERS]; /* member_count() */
 	/* Nonzero: the kernel may write to its buffers, and the place of the socket: device.h */
 	uint64_t device;

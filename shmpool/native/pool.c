@@ -8,8 +8,8 @@
 
 #include "wait.h"
 
-/* Binds one class. */
-static void bind(struct qmempool *p, const struct segment *view)
+/* Binds one class. Returns false if there is no memory. */
+static bool bind(struct qmempool *p, const struct segment *view)
 {
 	const struct shmpool_geometry *g = &view->geometry;
 	*p = (struct qmempool) {
@@ -28,35 +28,42 @@ static void bind(struct qmempool *p, const struct segment *view)
 		 (uint64_t *)(view->base + view->free_ring_offset), (uint32_t)g->capacity,
 		 (uint32_t)g->capacity, slot, 0);
 	const struct segment_part *part = &view->part[view->class];
-	if (part->warm)
-		alf_bind(&p->warm, &segment_queue(view, part->warm_slot)->queue,
-			 (uint64_t *)(view->base + part->warm_ring_offset), part->warm, part->warm,
-			 part->warm_slot, 0);
+	if (part->sides)
+		p->side = calloc(part->sides, sizeof(*p->side));
+	for (; p->side && p->sides < part->sides; p->sides++)
+		alf_bind(&p->side[p->sides],
+			 &segment_queue(view, part->side_slot + p->sides)->queue,
+			 segment_side(view, p->sides), part->side_room, part->side_room,
+			 part->side_slot + p->sides, 0);
+	return p->sides == part->sides;
 }
 
 int pool_bind(struct qmempool *p, const struct segment *s)
 {
 	const uint32_t classes = segment_classes(s);
-	bind(p, s);
+	bool bound = bind(p, s);
 	p->queues = calloc((size_t)s->geometry.queues + 1, sizeof(*p->queues));
 	p->more = classes > 1 ? calloc(classes - 1, sizeof(*p->more)) : NULL;
-	if (!p->queues || (classes > 1 && !p->more)) {
-		pool_unbind(p);
-		return -ENOMEM;
-	}
-	for (uint32_t i = 1; i < classes; i++) {
+	bound = bound && p->queues && (classes == 1 || p->more);
+	for (uint32_t i = 1; i < classes && bound; i++) {
 		const struct segment view = segment_view(s, i);
-		bind(&p->more[i - 1], &view);
+		bound = bind(&p->more[i - 1], &view);
 	}
-	return 0;
+	if (bound)
+		return 0;
+	pool_unbind(p);
+	return -ENOMEM;
 }
 
 void pool_unbind(struct qmempool *p)
 {
 	for (int64_t i = 0; p->queues && i <= p->segment.geometry.queues; i++)
 		free(p->queues[i]);
+	for (uint32_t i = 1; p->more && i < segment_classes(&p->segment); i++)
+		free(p->more[i - 1].side);
 	free(p->queues);
 	free(p->more);
+	free(p->side);
 	*p = (struct qmempool) { 0 };
 }
 

@@ -22,7 +22,8 @@ struct qmempool {
 	uint64_t cache_mask; /* cache_size - 1; 0 without a cache */
 	uint64_t absent;     /* slab_grow()'s hint */
 	struct alf_ring free;
-	struct alf_ring warm; /* its q is NULL if the class has none: warm.h */
+	struct alf_ring *side; /* the side rings of the class: side.h */
+	uint32_t sides;
 	struct segment segment;
 	struct pool_shared *shared; /* the words of the class */
 	struct qmempool *more;      /* the other classes */
@@ -66,7 +67,7 @@ static inline const struct alf_ring *pool_free_ring(struct qmempool *p, uint32_t
 	if (class == CLASSES_MAX)
 		return NULL;
 	const struct qmempool *of = pool_class(p, class);
-	return of->free.id == slot ? &of->free : &of->warm;
+	return of->free.id == slot ? &of->free : &of->side[slot - of->side->id];
 }
 
 /* Returns a ring's word of stale slots: bypass.h. */
@@ -79,16 +80,19 @@ static ALWAYS_INLINE alf_shared_position *pool_bypassed(const struct alf_ring *r
 /* Returns how many buffers are in the rings of free buffers of the class. */
 static inline uint64_t pool_free_count(const struct qmempool *p)
 {
-	return alf_count(&p->free) + (uint64_t)(p->warm.q ? alf_count(&p->warm) : 0);
+	uint64_t n = alf_count(&p->free);
+	for (uint32_t i = 0; i < p->sides; i++)
+		n += alf_count(&p->side[i]);
+	return n;
 }
 
-/* The same after both rings were read with seq_cst, for members that sleep and those that wake
- * them: of two members that put into different rings, one counts what both have put. */
+/* The same after all these rings were read with seq_cst, for members that sleep and those that wake
+ * them: of members that put into different rings, the last one counts what all have put. */
 static inline uint64_t pool_free_seen(const struct qmempool *p)
 {
 	load_seq_cst(&p->free.q->prod); /* [WAIT] */
-	if (p->warm.q)
-		load_seq_cst(&p->warm.q->prod); /* [WAIT] */
+	for (uint32_t i = 0; i < p->sides; i++)
+		load_seq_cst(&p->side[i].q->prod); /* [WAIT] */
 	return pool_free_count(p);
 }
 

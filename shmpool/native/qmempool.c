@@ -77,7 +77,7 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 		have = cache_take(p, m, handle, n);
 	/* An allocation of many takes none while there are too few: others may want only a few. It
 	 * makes an extent all the same, so that a lack of memory is reported. */
-	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
+	if (n > 1 && have < n && !free_ring_ready(p, m, n - have) &&
 	    have + qmempool_count(p, n - have) < n) {
 		got = grow(p, m, handle, 0);
 		goto exhausted;

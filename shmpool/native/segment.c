@@ -48,8 +48,9 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 	s->rings = (uint32_t)(g->queues + g->classes);
 	for (uint32_t i = 0; i < classes; i++) {
 		const struct shmpool_geometry of = geometry_of(g, i);
-		part[i].warm = geometry_warm(&of);
-		part[i].warm_slot = part[i].warm ? s->rings++ : 0;
+		part[i].sides = geometry_sides(&of, &part[i].side_room);
+		part[i].side_slot = s->rings;
+		s->rings += part[i].sides;
 	}
 	s->pages = (s->rings + QUEUES_IN_PAGE - 1) / QUEUES_IN_PAGE;
 	if (s->pages < QUEUE_PAGES)
@@ -62,8 +63,8 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 	for (uint32_t i = 0; i < classes; i++) {
 		part[i].free_ring_offset = round_up(at, SEGMENT_PAGE);
 		at = part[i].free_ring_offset + (uint64_t)geometry_of(g, i).capacity * 8;
-		part[i].warm_ring_offset = round_up(at, CACHE_LINE);
-		at = part[i].warm_ring_offset + part[i].warm * 8ull;
+		part[i].sides_offset = round_up(at, CACHE_LINE);
+		at = part[i].sides_offset + part[i].sides * segment_side_bytes(&part[i]);
 	}
 	s->rings_offset = round_up(at, SEGMENT_PAGE);
 	/* Extents of 4 MiB have whole huge pages, if the data begins at one. */
@@ -146,9 +147,12 @@ uint64_t segment_layout_hash(void)
 		CLASSES_MAX,
 		GEOMETRY_WARM_SIZE,
 		GEOMETRY_WARM_BYTES,
+		GEOMETRY_SIDE_BULKS,
+		SIDES_MAX,
 		offsetof(struct segment_header, members_offset),
 		offsetof(struct member, counters),
 		offsetof(struct member, device),
+		offsetof(struct member, side),
 		offsetof(struct queue_slot, queue),
 		offsetof(struct queue_slot, bypassed),
 		TAG_NUMBER_BITS,
@@ -199,6 +203,7 @@ int segment_init(struct segment *s, char *base, int fd)
 		.headroom = (uint64_t)g->headroom,
 		.max_members = (uint64_t)g->members,
 		.max_queues = (uint64_t)g->queues,
+		.free_rings = (uint64_t)g->free_rings,
 		.members_offset = s->members_offset,
 		.member_stride = s->member_stride,
 		.queues_offset = s->queues_offset,
@@ -272,6 +277,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 		.headroom = (int64_t)h.headroom,
 		.members = (int64_t)h.max_members,
 		.queues = (int64_t)h.max_queues,
+		.free_rings = (int64_t)h.free_rings,
 		.classes = (int64_t)h.classes,
 		.huge = h.huge != 0,
 	};
@@ -293,7 +299,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 	    h.queues_offset != s->queues_offset || h.extents_offset != s->extents_offset ||
 	    h.free_ring_offset != s->free_ring_offset || h.rings_offset != s->rings_offset ||
 	    h.headers_offset != s->headers_offset || h.data_offset != s->data_offset ||
-	    h.bulk != (uint64_t)g.bulk || s->size != size)
+	    h.bulk != (uint64_t)g.bulk || h.free_rings != (uint64_t)g.free_rings || s->size != size)
 		return refuse(why, SHMPOOL_FAULT_OFFSETS, 0, 0);
 	for (uint32_t i = 0; i < segment_classes(s); i++) {
 		const struct shmpool_geometry of = geometry_of(&g, i);

@@ -23,11 +23,12 @@ struct segment_part {
 	uint64_t block; /* bytes from a member's first block to the one of this class */
 	uint64_t extents_offset, extents;
 	uint64_t free_ring_offset;
-	uint64_t warm_ring_offset;
+	uint64_t sides_offset; /* of the slots of its side rings */
 	uint64_t data_offset;
 	uint32_t first;     /* index of its first buffer */
-	uint32_t warm;      /* slots of its warm ring, 0 for none */
-	uint32_t warm_slot; /* the queue slot that is its warm ring, 0 for none */
+	uint32_t sides;     /* side rings */
+	uint32_t side_room; /* slots of each */
+	uint32_t side_slot; /* the queue slot that is the first one; the others follow */
 };
 
 /* Geometry and offsets. Copied out of the segment once and checked, so that a segment corrupted
@@ -58,7 +59,7 @@ struct segment {
 	uint32_t class;   /* of which this is a view */
 	uint32_t first;   /* index of the class's first buffer */
 	uint32_t total;   /* buffers of all classes */
-	uint32_t rings;   /* queue slots: named queues, free rings, warm rings */
+	uint32_t rings;   /* queue slots: named queues, free rings, side rings */
 	uint32_t pages;   /* that have the queue slots */
 	struct segment_part part[CLASSES_MAX];
 };
@@ -107,7 +108,7 @@ static inline uint32_t segment_classes(const struct segment *s)
 	return (uint32_t)s->geometry.classes;
 }
 
-/* Returns how many queue slots there are: the named queues, and the free and the warm rings of all
+/* Returns how many queue slots there are: the named queues, and the free and the side rings of all
  * classes. */
 static inline uint32_t segment_ring_count(const struct segment *s)
 {
@@ -120,7 +121,14 @@ static inline uint32_t segment_free_slot(const struct segment *s)
 	return s->class ? (uint32_t)s->geometry.queues + s->class : 0;
 }
 
-/* Returns the class whose free ring or warm ring a queue slot is, CLASSES_MAX for a named queue or
+/* Returns the bytes from the slots of one side ring of a class to those of the next: whole lines,
+ * so that no two share one. */
+static inline uint64_t segment_side_bytes(const struct segment_part *part)
+{
+	return (part->side_room * sizeof(shared64) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+}
+
+/* Returns the class whose free ring or side ring a queue slot is, CLASSES_MAX for a named queue or
  * none. */
 static inline uint32_t segment_free_ring(const struct segment *s, uint32_t slot)
 {
@@ -132,7 +140,7 @@ static inline uint32_t segment_free_ring(const struct segment *s, uint32_t slot)
 	if (slot < s->geometry.queues + classes)
 		return slot - (uint32_t)s->geometry.queues;
 	for (uint32_t k = 0; k < classes; k++)
-		if (s->part[k].warm_slot == slot)
+		if (slot - s->part[k].side_slot < s->part[k].sides)
 			return k;
 	return CLASSES_MAX;
 }
@@ -184,6 +192,13 @@ static inline struct queue_slot *segment_queue(const struct segment *s, uint32_t
 static inline uint64_t *segment_extent(const struct segment *s, uint64_t i)
 {
 	return (uint64_t *)(s->base + s->extents_offset) + i;
+}
+
+/* Returns the slots of a side ring of the class. */
+static inline uint64_t *segment_side(const struct segment *s, uint32_t number)
+{
+	const struct segment_part *part = &s->part[s->class];
+	return (uint64_t *)(s->base + part->sides_offset + number * segment_side_bytes(part));
 }
 
 /* Returns the extent that has buffer index, which is not among the first prealloc of the class. */

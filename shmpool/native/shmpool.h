@@ -32,6 +32,7 @@ struct shmpool_geometry {
 	int64_t headroom;
 	int64_t members;
 	int64_t queues;
+	int64_t free_rings;
 	uint64_t extent_buffers;
 	uint64_t size;
 	uint64_t data_offset;
@@ -67,6 +68,7 @@ enum shmpool_option {
 	SHMPOOL_HEADROOM,
 	SHMPOOL_MEMBERS,
 	SHMPOOL_QUEUES,
+	SHMPOOL_FREE_RINGS,
 	SHMPOOL_OPTIONS
 };
 

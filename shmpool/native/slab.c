@@ -32,11 +32,11 @@ int slab_create(const struct segment *s)
 	int error = alf_init(&ring, q, (uint64_t *)(s->base + s->free_ring_offset),
 			     (uint32_t)s->geometry.capacity, CAPACITY_MAX, slot, 0);
 	const struct segment_part *part = &s->part[s->class];
-	struct alf_ring warm;
-	if (!error && part->warm)
-		error = alf_init(&warm, &segment_queue(s, part->warm_slot)->queue,
-				 (uint64_t *)(s->base + part->warm_ring_offset), part->warm,
-				 part->warm, part->warm_slot, 0);
+	struct alf_ring side;
+	for (uint32_t i = 0; !error && i < part->sides; i++)
+		error = alf_init(&side, &segment_queue(s, part->side_slot + i)->queue,
+				 segment_side(s, i), part->side_room, part->side_room,
+				 part->side_slot + i, 0);
 	if (!error && n)
 		error = reserve(s, s->first, n);
 	if (error)

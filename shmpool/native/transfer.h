@@ -111,7 +111,7 @@ static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t cap
 }
 
 /* Takes 1 to n buffers from a ring for m: from a named queue, with p and m of class 0, or from the
- * free ring or the warm ring of p. Returns how many, 0 if the ring is empty, -EBADMSG if
+ * free ring or a side ring of p. Returns how many, 0 if the ring is empty, -EBADMSG if
  * what it holds is no index. named is false for a ring of free buffers. */
 static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m,
 				      const struct alf_ring *r, uint64_t *handle, uint32_t n,

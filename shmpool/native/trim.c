@@ -107,14 +107,16 @@ static void collect(struct collection *c, struct member *m)
 	}
 }
 
-/* Moves what the warm ring has to the free ring, from which extents are collected. */
+/* Moves what the side rings have to the free ring, from which extents are collected. */
 static void cool(struct qmempool *p, struct member *m)
 {
 	uint64_t some[BULK_MAX];
-	uint32_t left = p->warm.q ? alf_count(&p->warm) : 0;
-	for (int got; left && (got = warm_take(p, m, some, BULK_MAX)) > 0;) {
-		free_ring_put_cold(p, m, some, (uint32_t)got);
-		left -= (uint32_t)got < left ? (uint32_t)got : left;
+	for (uint32_t i = 0; i < p->sides; i++) {
+		uint32_t left = alf_count(&p->side[i]);
+		for (int got; left && (got = side_take_from(p, m, i, some, BULK_MAX)) > 0;) {
+			free_ring_put_cold(p, m, some, (uint32_t)got);
+			left -= (uint32_t)got < left ? (uint32_t)got : left;
+		}
 	}
 }
 

@@ -5,7 +5,7 @@
  * compare-and-swaps; and recoverers. A step is one of these on a shared word, with the loads before
  * it that nobody can tell apart, or one load whose value is used in a later step.
  *
- * The steps are those of free_ring_take() and free_ring_put() with warm_take() and warm_put(); of
+ * The steps are those of free_ring_take() and free_ring_put() with side_take() and side_put(); of
  * transfer_in() and transfer_any(); of bypass_take() and bypass_check_claim(); and of recovery:
  * sweep_unreserve(), ranges_bury(), sweep().
  *

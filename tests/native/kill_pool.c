@@ -12,10 +12,10 @@
 
 #define FEW 4u
 
-/* Returns the ring into which a few free buffers go: the warm ring, if there is one. */
-static const struct alf_ring *ring_of(const struct scene *s)
+/* Returns the ring into which a few buffers go that m frees: its side ring, if there is one. */
+static const struct alf_ring *ring_of(const struct scene *s, const struct member *m)
 {
-	return warm_has(s->of) ? &s->of->warm : &s->of->free;
+	return side_has(s->of) ? &s->of->side[tag_number(m->tag) % s->of->sides] : &s->of->free;
 }
 
 /* These run in a child, which then ends without detaching. */
@@ -34,9 +34,10 @@ static void reserve_few_free(struct scene *s)
 	uint64_t handle[FEW], at;
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, FEW, WAIT_NEVER));
 	qmempool_drain(&s->pool, m);
-	EQUAL(0, alf_reserve(ring_of(s), &scene_block(m)->op, FEW, ALF_MULTI, &at));
+	EQUAL(0, alf_reserve(ring_of(s, m), &scene_block(m)->op, FEW, ALF_MULTI, &at));
 	alf_publishing(&scene_block(m)->op, FEW, ALF_MULTI);
-	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(ring_of(s)->id, at);
+	pool_buffer(&s->pool, handle_index(handle[0]))->owner =
+		owner_transit(ring_of(s, m)->id, at);
 }
 
 /* Leaves an extent as trim.c's take_away() leaves it in the middle. */
@@ -56,7 +57,15 @@ void dead_full_pool(struct scene *s)
 	scene_child(reserve_free);
 	qmempool_drain(&s->pool, s->a);
 	qmempool_drain(&s->pool, s->b);
-	CHECK(alf_avail_space(&s->of->free) < CACHE || warm_has(s->of));
+	CHECK(alf_avail_space(&s->of->free) < CACHE || side_has(s->of));
+}
+
+static bool of_extent(const struct scene *s, uint64_t handle, uint64_t extent)
+{
+	const struct segment *of = &s->of->segment;
+	const uint32_t index = handle_index(handle);
+	return index - of->first < of->geometry.capacity &&
+	       index - of->first >= of->geometry.prealloc && segment_extent_of(of, index) == extent;
 }
 
 /* The slab has grown to its capacity, and all free buffers are in the free ring, except those of
@@ -67,11 +76,17 @@ void grown(struct scene *s)
 	uint32_t n = 0;
 	while (n < CAPACITY && blocking_alloc(&s->pool, s->b, &handle[n], 1, WAIT_NEVER) == 0)
 		n++;
-	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n));
+	/* Those of the extent that the operations remove do not stay in the cache. */
+	for (uint32_t i = 0, k = 0; i < n; i++)
+		if (of_extent(s, handle[i], 1)) {
+			const uint64_t first = handle[k];
+			handle[k++] = handle[i];
+			handle[i] = first;
+		}
+	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n - CACHE));
 	qmempool_drain(&s->pool, s->a);
 	qmempool_drain(&s->pool, s->b);
-	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, CACHE, WAIT_NEVER));
-	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, CACHE));
+	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle + n - CACHE, CACHE));
 	CHECK(*segment_extent(&s->of->segment, 1) == EXTENT_PRESENT);
 }
 
@@ -136,7 +151,7 @@ void stale_slots(struct scene *s)
 	survivors_dry(s);
 	audit_stats(&s->pool, &stats);
 	CHECK(stats.free + BULK <= pool_free_count(s->of) ||
-	      (warm_has(s->of) && alf_capacity(&s->of->warm) < CAPACITY)); /* in both rings */
+	      (side_has(s->of) && alf_capacity(s->of->side) < CAPACITY)); /* in both rings */
 }
 
 /* Called by the victim. */

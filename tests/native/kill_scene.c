@@ -161,6 +161,10 @@ static void make_queues(const struct operation *o)
 	scene.ring = scene_ring(scene.subject);
 }
 
+#ifndef SCENE_FREE_RINGS
+#define SCENE_FREE_RINGS 0 /* with more, side rings in every class that is large enough */
+#endif
+
 void scene_make(const struct operation *o)
 {
 	struct shmpool_geometry g = { .buffer_size = o->trims ? 1024 : 64,
@@ -170,6 +174,7 @@ void scene_make(const struct operation *o)
 				      .bulk = CACHE,
 				      .refill_multiplier = o->trims ? 1 : 2,
 				      .members = MEMBERS,
+				      .free_rings = SCENE_FREE_RINGS,
 				      .queues = o->lanes || o->flags & ALF_LANED ? SLOTS - 1 : 5 };
 	if (scene_sizes) {
 		g.more[0] = (struct shmpool_class) { .buffer_size = 2 * g.buffer_size,

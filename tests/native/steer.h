@@ -43,7 +43,7 @@
 #define LANES_LOSS 2u
 #define LANES_PUTS 2u
 
-/* All classes may have a warm ring; steer_world.c decides. */
+/* All classes may have side rings; steer_world.c decides. */
 #define GEOMETRY_WARM_SIZE 2048
 #define GEOMETRY_WARM_BYTES (8 << 10)
 

@@ -514,17 +514,21 @@ void world_end_thread(uint32_t me)
 
 /* Whether a thread sleeps that should not. */
 
-/* Returns how many buffers are published in the warm ring of the class whose free ring r is. */
-static uint32_t warm_published(const struct actor *a, const struct alf_ring *r)
+/* Returns how many buffers are published in the side rings of the class whose free ring r is. */
+static uint32_t side_published(const struct actor *a, const struct alf_ring *r)
 {
 	const uint32_t class = segment_free_ring(&world_segment, r->id);
 	uint32_t n = 0;
 	if (class == CLASSES_MAX)
 		return 0;
-	const struct alf_ring *warm = &pool_class((struct qmempool *)&a->pool, class)->warm;
-	while (warm->q && n <= warm->mask &&
-	       steer_published(warm, (alf_position)(load_relaxed(&warm->q->cons) + n)))
-		n++;
+	const struct qmempool *of = pool_class((struct qmempool *)&a->pool, class);
+	for (uint32_t i = 0; i < of->sides; i++) {
+		const struct alf_ring *side = &of->side[i];
+		const alf_position cons = load_relaxed(&side->q->cons);
+		for (uint32_t k = 0; k <= side->mask; k++, n++)
+			if (!steer_published(side, (alf_position)(cons + k)))
+				break;
+	}
 	return n;
 }
 
@@ -542,9 +546,9 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 				return true;
 		return alf_closed(r) && queue_empty(r);
 	}
-	const uint32_t warm = warm_published(a, r);
-	for (uint32_t i = warm; i < a->waits_for; i++)
-		if (!steer_published(r, (alf_position)(cons + i - warm)))
+	const uint32_t side = side_published(a, r);
+	for (uint32_t i = side; i < a->waits_for; i++)
+		if (!steer_published(r, (alf_position)(cons + i - side)))
 			return false;
 	for (uint32_t i = 0; i < segment_classes(&world_segment); i++)
 		if (word == &segment_shared(&world_segment)[i].free_wait ||
@@ -836,6 +840,7 @@ static void narrow(struct segment *s)
 	const uint64_t block =
 		(sizeof(struct member) + world_profile->cache * sizeof(uint64_t) + CACHE_LINE - 1) /
 		CACHE_LINE * CACHE_LINE;
+	uint32_t slot = (uint32_t)s->geometry.queues + segment_classes(s);
 	s->member_stride = 0;
 	s->geometry.bulk = world_profile->bulk;
 	for (uint32_t i = 0; i < segment_classes(s); i++) {
@@ -848,10 +853,16 @@ static void narrow(struct segment *s)
 		s->part[i].extents = (absent + extent - 1) / extent;
 		s->part[i].block = s->member_stride;
 		s->member_stride += block;
-		DEMAND(world_profile->warm <= s->part[i].warm);
-		s->part[i].warm = world_profile->warm;
-		s->part[i].warm_slot = world_profile->warm ? s->part[i].warm_slot : 0;
+		s->part[i].side_room = world_profile->warm;
+		s->part[i].sides =
+			world_profile->sides + (world_profile->warm && !world_profile->sides);
+		s->part[i].side_slot = slot;
+		slot += s->part[i].sides;
+		DEMAND(s->part[i].sides_offset +
+			       s->part[i].sides * segment_side_bytes(&s->part[i]) <=
+		       s->free_ring_offset + (i + 1) * SEGMENT_PAGE);
 	}
+	s->rings = slot;
 	s->queues_offset = s->members_offset + s->members * s->member_stride;
 	uint64_t at = s->queues_offset + (uint64_t)s->pages * QUEUE_PAGE;
 	for (uint32_t i = 0; i < segment_classes(s); i++) {

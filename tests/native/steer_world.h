@@ -98,7 +98,8 @@ struct profile {
 	uint32_t members; /* number of slots, if not MEMBERS */
 	uint32_t made;    /* lanes of the queue that threads create */
 	uint32_t second;  /* capacity of a second size class; 0 for none */
-	uint32_t warm;    /* slots of the warm ring of each class, 2; 0 for none */
+	uint32_t warm;    /* slots of each side ring of each class; 0 for none */
+	uint32_t sides;   /* how many side rings each class has, if not 1 */
 	uint32_t topic;   /* depth of a topic; 0 for none */
 	uint8_t policies[STEER_THREADS]; /* bits of those it subscribes with; 0: all */
 	uint32_t each[STEER_THREADS];    /* the same as most, by thread */

@@ -41,7 +41,7 @@ static void create(uint32_t prealloc)
 				      .members = 4,
 				      .queues = 2 };
 	number = memfd_pool(&g);
-	EQUAL(WARM, alf_capacity(&pool()->warm));
+	EQUAL(WARM, alf_capacity(pool()->side));
 }
 
 /* All figures say that so many of the buffers are free. */
@@ -100,7 +100,7 @@ static void suspended(void)
 	EQUAL(0, member_attach(&p->segment, opening_token(number), &other));
 	EQUAL(0, qmempool_alloc(p, other, &its));
 	take_all(handle, CAPACITY - 1);
-	EQUAL(0, alf_reserve(&p->warm, &other->op, 1, ALF_MULTI, &at));
+	EQUAL(0, alf_reserve(p->side, &other->op, 1, ALF_MULTI, &at));
 	EQUAL(0, qmempool_free_bulk(p, self(), handle, BEHIND));
 	EQUAL(-EAGAIN, qmempool_alloc(p, self(), &none));
 	for (uint32_t i = 0; i < BEHIND; i++)
@@ -108,8 +108,8 @@ static void suspended(void)
 	EQUAL(-EAGAIN, qmempool_alloc_hard(p, self(), &none, 1, CAPACITY_MAX));
 	its += GENERATION_ONE;
 	pool_buffer(p, handle_index(its))->handle = its;
-	transfer_mark(p, &p->warm, &its, 1, at);
-	alf_publish(&p->warm, at, &its, 1);
+	transfer_mark(p, p->side, &its, 1, at);
+	alf_publish(p->side, at, &its, 1);
 	alf_done(&other->op, ALF_MULTI);
 	EQUAL(0, qmempool_free_bulk(p, self(), handle, BEHIND));
 	take_all(handle, BEHIND + 1);

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * side.c - see side.h.
+ */
+#include "side.h"
+
+#include "transfer.h"
+
+static uint32_t own(const struct qmempool *p, const struct member *m)
+{
+	return tag_number(m->tag) % p->sides;
+}
+
+static uint32_t remembered(const struct qmempool *p, const struct member *m)
+{
+	return load_relaxed(&m->side) / SIDE_TRIES % p->sides;
+}
+
+uint32_t side_put(const struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	const struct alf_ring *r = &p->side[own(p, m)];
+	uint32_t some = n;
+	if (!alf_fits(r, n)) {
+		const uint32_t room = alf_avail_space(r);
+		some = n < room ? n : room;
+	}
+	if (!some || transfer_in(p, m, r, handle + n - some, some, ALF_MULTI))
+		return 0;
+	return some;
+}
+
+int side_take_from(const struct qmempool *p, struct member *m, uint32_t number, uint64_t *handle,
+		   uint32_t n)
+{
+	const struct alf_ring *r = &p->side[number];
+	const uint32_t most = alf_capacity(r);
+	return transfer_any(p, m, r, handle, n < most ? n : most, ALF_MULTI, false);
+}
+
+int side_take(const struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+{
+	const uint32_t mine = own(p, m), hint = remembered(p, m);
+	int got = 0;
+	if (alf_ready(&p->side[mine], 0))
+		got = side_take_from(p, m, mine, handle, n);
+	if (!got && hint != mine && alf_ready(&p->side[hint], 0))
+		got = side_take_from(p, m, hint, handle, n);
+	if (got)
+		return got;
+	store_relaxed(&m->side, load_relaxed(&m->side) + 1);
+	got = transfer_free(p, m, handle, n);
+	/* By both positions: alf_ready() is false too while others move cons past many. */
+	for (uint32_t i = 0, at = hint; !got && i < p->sides;
+	     i++, at = at + 1 < p->sides ? at + 1 : 0) {
+		if (alf_empty(&p->side[at]))
+			continue;
+		got = side_take_from(p, m, at, handle, n);
+		if (got > 0)
+			store_relaxed(&m->side, at * SIDE_TRIES);
+	}
+	return got;
+}
+
+bool side_ready(const struct qmempool *p, const struct member *m, uint32_t n)
+{
+	return alf_ready(&p->side[own(p, m)], n - 1) ||
+	       alf_ready(&p->side[remembered(p, m)], n - 1);
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_side.c - several side rings: every free buffer is found in whichever ring it is, two members
+ * of which one frees what the other allocates share a ring with nobody, and all figures count all
+ * rings.
+ */
+#define _GNU_SOURCE
+#include "audit.h"
+#include "free_ring.h"
+#include "member.h"
+#include "memfd_pool.h"
+#include "opening.h"
+#include "qmempool.h"
+
+#define CAPACITY 256u
+#define RINGS 4u
+#define ROOM (CAPACITY / RINGS)
+#define BULK 16u
+
+static uint32_t number;
+
+static struct qmempool *pool(void)
+{
+	return opening_pool(number);
+}
+
+static struct member *attach(void)
+{
+	struct member *m;
+	EQUAL(0, member_attach(&pool()->segment, opening_token(number), &m));
+	return m;
+}
+
+static const struct alf_ring *ring_of(const struct member *m)
+{
+	return &pool()->side[tag_number(m->tag) % RINGS];
+}
+
+static void create(void)
+{
+	struct shmpool_geometry g = { .buffer_size = 64,
+				      .capacity = CAPACITY,
+				      .prealloc = CAPACITY,
+				      .bulk = BULK,
+				      .refill_multiplier = 1,
+				      .members = 2 * RINGS,
+				      .queues = 2,
+				      .free_rings = RINGS };
+	number = memfd_pool(&g);
+	EQUAL(RINGS, pool()->sides);
+	EQUAL(ROOM, alf_capacity(&pool()->side[RINGS - 1]));
+}
+
+/* All figures say that so many of the buffers are free. */
+static void free_are(uint64_t n)
+{
+	struct shmpool_stats stats;
+	struct shmpool_audit audit;
+	struct shmpool_held held[2 * RINGS];
+	uint64_t queued[3], met[CAPACITY / 64 + 1];
+	memset(&audit, 0, sizeof(audit));
+	while (audit_step(pool(), &audit, held, 2 * RINGS, queued, 3, met, INT64_MAX / 2) > 0)
+		;
+	EQUAL(0, audit.unaccounted + audit.doubled);
+	EQUAL(n, audit.free);
+	audit_stats(pool(), &stats);
+	EQUAL(n, stats.free);
+	EQUAL(n, qmempool_count(pool(), CAPACITY));
+	EQUAL(n, pool_free_seen(pool()));
+}
+
+/* All members free a share of all buffers each. Each of them then finds all of them. */
+static void nothing_is_missed(struct member **m)
+{
+	uint64_t handle[CAPACITY], none;
+	const uint32_t share = CAPACITY / RINGS;
+	for (uint32_t i = 0; i < RINGS; i++) {
+		EQUAL(0, qmempool_alloc_bulk(pool(), m[i], handle + i * share, share));
+		free_are(CAPACITY - (i + 1) * share);
+	}
+	for (uint32_t i = 0; i < RINGS; i++) {
+		EQUAL(0, qmempool_free_bulk(pool(), m[i], handle + i * share, share));
+		EQUAL(ROOM, alf_count(ring_of(m[i])));
+	}
+	EQUAL(0, alf_count(&pool()->free));
+	free_are(CAPACITY);
+	for (uint32_t i = 0; i < RINGS; i++) {
+		EQUAL(0, qmempool_alloc_bulk(pool(), m[i], handle, CAPACITY));
+		free_are(0);
+		EQUAL(-EAGAIN, qmempool_alloc(pool(), m[i], &none));
+		EQUAL(0, qmempool_free_bulk(pool(), m[i], handle, CAPACITY));
+		free_are(CAPACITY);
+	}
+	for (uint32_t i = 0; i < CAPACITY; i++)
+		EQUAL(0, qmempool_alloc(pool(), m[i % RINGS], &handle[i]));
+	EQUAL(-EAGAIN, qmempool_alloc(pool(), m[0], &none));
+	for (uint32_t i = 0; i < CAPACITY; i++) {
+		EQUAL(0, qmempool_adopt(pool(), m[RINGS - 1], handle[i]));
+		EQUAL(0, qmempool_free(pool(), m[RINGS - 1], handle[i]));
+	}
+	free_are(CAPACITY);
+}
+
+/* One member allocates bulks, and another one frees them. */
+static void pass(struct member *from, struct member *to, uint32_t times)
+{
+	uint64_t handle[BULK];
+	while (times--) {
+		EQUAL(0, qmempool_alloc_bulk(pool(), from, handle, BULK));
+		for (uint32_t i = 0; i < BULK; i++)
+			EQUAL(0, qmempool_adopt(pool(), to, handle[i]));
+		EQUAL(0, qmempool_free_bulk(pool(), to, handle, BULK));
+	}
+}
+
+/* After a while such a pair moves no position but those of the ring of the member that frees. */
+static void a_pair_settles(struct member *from, struct member *to)
+{
+	const struct qmempool *p = pool();
+	pass(from, to, 2 * SIDE_TRIES * RINGS); /* the first ones empty its own ring */
+	const alf_position taken = ring_of(to)->q->cons, given = ring_of(to)->q->prod;
+	const alf_position cold = p->free.q->cons + p->free.q->prod;
+	pass(from, to, 8);
+	EQUAL(8 * BULK, ring_of(to)->q->cons - taken);
+	EQUAL(8 * BULK, ring_of(to)->q->prod - given);
+	EQUAL(cold, p->free.q->cons + p->free.q->prod);
+	free_are(CAPACITY);
+}
+
+int main(void)
+{
+	struct member *m[RINGS];
+	uint64_t handle[CAPACITY];
+	create();
+	for (uint32_t i = 0; i < RINGS; i++)
+		m[i] = attach();
+	nothing_is_missed(m);
+	EQUAL(0, qmempool_alloc_bulk(pool(), m[0], handle, CAPACITY));
+	free_ring_put_cold(pool(), m[0], handle, CAPACITY); /* all into the free ring */
+	for (uint32_t i = 0; i < RINGS; i++)
+		a_pair_settles(m[i], m[(i + 2) % RINGS]);
+	for (uint32_t i = 0; i < RINGS; i++)
+		member_release(&pool()->segment, m[i]);
+	printf("%u buffers, %u side rings\n", CAPACITY, RINGS);
+	return 0;
+}
