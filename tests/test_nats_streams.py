@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -356,3 +356,64 @@ def test_a_server_forgets_what_another_receiver_has(rig: Rig) -> None:
     both = [payload for payload in sent if payload in has]
     assert len(both) >= 36
     assert [] == [payload for payload in both if not has[payload] and not found[payload]]
+
+
+def uvarints(data: bytes) -> Iterator[int]:
+    """Yields the numbers that encoding/binary of Go has written."""
+    value = shift = 0
+    for byte in data:
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            yield value
+            value = shift = 0
+
+
+def uvarint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def test_a_server_that_forgot_what_was_on_its_way(rig: Rig) -> None:
+    """A killed server may know that messages were delivered, and not that nobody has acknowledged
+    them, while it waits for one that is gone. It never delivers them again. The link makes another
+    consumer, and all of them come."""
+    link = rig.receiver()
+    link.end()
+    assert link.join(60)
+
+    async def fetch(jet: Any) -> None:
+        for i in range(6):
+            await jet.publish("work", b"%d" % i)
+        there = await jet.pull_subscribe_bind("shmpool", "work")
+        got = []
+        while len(got) < 6:
+            got += await there.fetch(6, timeout=60)
+
+    async def remove(jet: Any) -> None:
+        await jet.delete_msg("work", 1)
+
+    async def state(jet: Any) -> tuple[int, int, int]:
+        consumer = await jet.consumer_info("work", "shmpool")
+        stream = await jet.stream_info("work")
+        return stream.state.messages, consumer.num_ack_pending, consumer.num_pending
+
+    rig.ask(fetch)
+    (path,) = rig.server.folder.glob("store/jetstream/*/streams/work/obs/shmpool/o.dat")
+    # Magic number and version; then the numbers of ack floor and delivered; how many messages
+    # nobody has acknowledged, a time, and three numbers for each of them; how many came again.
+    rig.eventually(lambda: path.exists() and [6] == list(uvarints(path.read_bytes()[2:]))[4:5])
+    rig.ask(remove)
+    rig.server.kill()
+    head, numbers = path.read_bytes()[:2], list(uvarints(path.read_bytes()[2:]))
+    (kept,) = (numbers[at : at + 3] for at in range(6, 24, 3) if numbers[at] == 1)
+    path.write_bytes(head + b"".join(uvarint(n) for n in [*numbers[:4], 1, numbers[5], *kept, 0]))
+    rig.server.start()
+    assert (5, 1, 0) == rig.ask(state)
+    link = rig.receiver()
+    assert {b"%d" % i for i in range(1, 6)} == set(got(rig.there, 5))
+    rig.eventually(lambda: rig.ask(state)[0] == 0)
+    rig.eventually(lambda: link.figures.state == "up")

@@ -151,12 +151,16 @@ def began_again(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> bool:
 async def left_behind(
     jet: JetStreamContext, place: Place, stream: api.StreamInfo, consumer: api.ConsumerInfo
 ) -> int:
-    """Returns the number of the first message of a work queue that the consumer takes for done, or
-    0. For an instant a message is both; for longer, only after a server has forgotten something."""
+    """Returns the number of the first message of a work queue if the consumer takes it, or one of
+    those delivered after it, for done; or 0.
+
+    For an instant a message is both there and done; for longer, only after a server has forgotten
+    something. stream must be what the server said after consumer.
+    """
     state, floor = stream.state, consumer.ack_floor
     if stream.config.retention != api.RetentionPolicy.WORK_QUEUE or floor is None:
         return 0
-    if not state.messages or state.first_seq > floor.stream_seq:
+    if not state.messages:
         return 0
     first = state.first_seq
     if subject := consumer.config.filter_subject:  # what others get may be older
@@ -165,4 +169,20 @@ async def left_behind(
         except nats.js.errors.NotFoundError:
             return 0
         first = found.seq or 0
-    return first if first <= floor.stream_seq else 0
+    if first <= floor.stream_seq or (not subject and _awaited_by_nobody(stream, consumer)):
+        return first
+    return 0
+
+
+def _awaited_by_nobody(stream: api.StreamInfo, consumer: api.ConsumerInfo) -> bool:
+    """Whether messages of a work queue were delivered, and are neither acknowledged nor to be
+    delivered again: a killed server forgets some that were on their way.
+
+    The consumer gets all messages of the stream. What is stored after consumer was asked counts in
+    neither number.
+    """
+    state, delivered = stream.state, consumer.delivered
+    if delivered is None or consumer.num_ack_pending is None:
+        return False
+    later = max(state.last_seq - delivered.stream_seq, 0)
+    return state.messages - later > consumer.num_ack_pending

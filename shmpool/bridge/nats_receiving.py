@@ -56,6 +56,7 @@ EXPIRES_S = 30.0  # for which a server keeps a request
 HEARTBEAT_S = 2.0  # between two signs of life of a request
 SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
 CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
+AGREEING = 3  # answers that they do not, about the same message, and it is so
 RETRY_S = 30.0  # before a server delivers again what cannot be put here
 _PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
 _LENGTH = struct.Struct("=I")  # what a record begins with
@@ -192,7 +193,7 @@ class Receiving:
 
     async def _check(self, jet: JetStreamContext) -> None:
         """Makes another consumer if messages that it takes for done stay in the stream."""
-        before = 0
+        before, times = 0, 0
         while True:
             await asyncio.sleep(CHECK_S)
             try:
@@ -204,7 +205,8 @@ class Receiving:
             here = self._counted + self._asked + len(self._held)
             if self._counted and consumer.delivered and consumer.delivered.consumer_seq > here:
                 self._others = True
-            if first and first == before:
+            times = times + 1 if first and first == before else 0
+            if times == AGREEING - 1:
                 if began_again(stream, consumer):
                     self._ledger.note(self._stream, 0)
                 await replace_consumer(jet, self._place, stream)
