@@ -308,6 +308,34 @@ def test_nobody_waits_for_room_in_a_full_queue(make_pool: MakePool) -> None:
     assert (2, 1) == (len(queue), pool.stats().held)
 
 
+def test_a_full_queue_of_dead_letters_ends_the_taking(make_pool: MakePool) -> None:
+    """What is to become a dead letter makes no room for itself: a link takes no more until some of
+    it has a place."""
+    pool = make_pool(buffer_size=64, capacity=256)
+    dead = pool.create_queue("dead", capacity=2)
+    queue = pool.create_queue(
+        "work", capacity=64, on_death="requeue", dead_letter="dead", max_redeliveries=1
+    )
+    queue.send_many([b"%d" % i for i in range(60)])
+    with queue.get_many(60) as burst:
+        burst.nack()  # once more, and each is a dead letter
+    source, returns = source_of(pool, "work"), Returns()
+    n = 0
+    while not returns.crowded:
+        refused = source.take(1, 0)
+        assert refused is not None
+        returns.add(refused)
+        n += 1
+    assert (len(dead), pool.stats().held) == (dead.capacity, n - dead.capacity)
+    assert n < 30
+    assert b"0" == dead.recv(0)
+    returns.place()
+    assert not returns.crowded
+    assert n - dead.capacity - 1 == pool.stats().held
+    dead.drain()
+    returns.end([])
+
+
 def test_a_full_queue_holds_a_receiver_up(make_pool: MakePool, stop: Stop) -> None:
     """place() waits for room; if the link ends in that time, nothing is lost but what it held."""
     here, there = ends(make_pool)

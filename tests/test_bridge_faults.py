@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Eventually, StartDaemon, resident
+from conftest import Eventually, MakePool, StartDaemon, resident
 
 import shmpool
 
@@ -89,6 +89,41 @@ def test_a_lossy_link(spaces: tuple[Space, Space], both_ends: Pools, tmp_path: P
         ledger = Flow(both_ends, 20_000).join()
     assert [] == ledger.faults() + settled(both_ends)
     assert 0 == ledger.doubled
+
+
+@pytest.mark.slow
+def test_a_slow_link(spaces: tuple[Space, Space], make_pool: MakePool, tmp_path: Path) -> None:
+    """Bursts that take longer than a heartbeat arrive, once, over the connection that there is."""
+    slow = "qdisc add dev veth root tbf rate 1mbit burst 32kb latency 400ms"
+    tc = [*spaces[0].command, "tc"]
+    if subprocess.run([*tc, *slow.split()], capture_output=True, check=False).returncode:
+        pytest.skip("the kernel cannot slow an interface down (sch_tbf)")
+    both = (
+        make_pool(buffer_size=65536, capacity=128),
+        make_pool(buffer_size=65536, capacity=128),
+    )
+    for pool in both:
+        pool.create_queue("work", capacity=64, on_death="requeue")
+    at = f"zmq://{spaces[1].address}:5555/{both[1].name}/work"
+    configs = (
+        f'[[link]]\nfrom = "{at.replace(spaces[1].address, "*")}"\nto = "{both[1].name}/work"\n',
+        f'[[link]]\nfrom = "{both[0].name}/work"\nto = "{at}"\n',
+    )
+    packets = [b"%d" % i * 30000 for i in range(10, 58)]  # 2.8 MB: 23 s
+    both[0].queue("work").send_many(packets)
+    there = Bridge(tmp_path, "receive", configs[0], spaces[1])
+    here = Bridge(tmp_path, "send", configs[1], spaces[0])
+    try:
+        target = both[1].queue("work")
+        for packet in packets:
+            with target.get(timeout=60) as buf:
+                assert (packet, 0) == (bytes(buf), buf.redelivered)
+    finally:
+        subprocess.run([*tc, "qdisc", "del", "dev", "veth", "root"], check=True)
+        statuses = [here.end(), there.end()]
+    assert [0, 0] == statuses
+    assert [] == settled(both)
+    assert (tmp_path / "send.log").read_text().count("no answer") <= 1  # at the start
 
 
 def test_a_slow_consumer(

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import struct
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 nats_py = pytest.importorskip("nats", reason="nats-py is not installed: shmpool[bridge]")
 
@@ -25,6 +27,7 @@ from nats_servers import Server  # noqa: E402
 import shmpool  # noqa: E402
 from shmpool.bridge.config import LinkOptions, link_refusals  # noqa: E402
 from shmpool.bridge.link import Link, link_of  # noqa: E402
+from shmpool.bridge.nats_client import LinkClient  # noqa: E402
 from shmpool.bridge.nats_options import NatsOptions  # noqa: E402
 from shmpool.bridge.nats_sending import BODY, VERSION  # noqa: E402
 from shmpool.bridge.nats_stream import Place, covers, stream_differences  # noqa: E402
@@ -746,3 +749,44 @@ def test_differences_of_streams() -> None:
     assert 3 == len(stream_differences(there, other))
     for change in ({"max_age": 60.0}, {"no_ack": True}, {"max_bytes": 5, "discard": "old"}):
         assert 1 == len(stream_differences(there.evolve(**change), place)), change
+
+
+def test_a_connection_that_is_reset() -> None:
+    """The event loop knows of it before nats-py does; what is sent in between says ConnectionError,
+    as everything does afterwards."""
+
+    async def run() -> list[BaseException]:
+        connected: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            hello = {"server_id": "x", "version": "2.10.0", "max_payload": 65536, "headers": True}
+            writer.write(b"INFO " + json.dumps(hello).encode() + b"\r\n")
+            while not (await reader.readline()).startswith(b"PING"):
+                pass
+            writer.write(b"PONG\r\n")
+            await connected.put(writer)
+
+        async def quiet(_: Exception) -> None:
+            pass
+
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        client = LinkClient(encrypted=False)
+        await client.connect([f"nats://127.0.0.1:{port}"], allow_reconnect=False, error_cb=quiet)
+        writer = await connected.get()
+        reset = struct.pack("ii", 1, 0)  # an end that the other side is told as one
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        writer.transport.abort()
+        found: list[BaseException] = []
+        while len(found) < 10:
+            try:
+                client.send("work", "answers.1", b"", b"x")
+            except Exception as error:
+                found.append(error)
+            await asyncio.sleep(0)
+        listening.close()
+        return found
+
+    for loop in (uvloop.new_event_loop, asyncio.new_event_loop):
+        with asyncio.Runner(loop_factory=loop) as runner:
+            assert {ConnectionError} == {type(error) for error in runner.run(run())}

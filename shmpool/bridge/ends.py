@@ -8,6 +8,7 @@ bridge. What a subscriber of a topic had taken is lost with it.
 import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from ..topic import PUBLISH_MAX, Samples, Subscriber, Topic
 from .packing import checked, measured, pack, unpack
 from .stopping import Stop
 
+RETURNS_MAX = 16  # batches that wait for room in the queue that they return to
 GIVE_BACK_S = 2.0  # that a full queue has to take returned packets
 FIND_S = 0.5  # that a queue or topic may take to appear in one attempt
 SLICE_S = 0.1  # of a wait, between two questions whether the link ends
@@ -101,7 +103,7 @@ class Returns:
     """
 
     def __init__(self) -> None:
-        self._left: list[Batch] = []
+        self._left: deque[Batch] = deque()
 
     def add(self, batch: Batch) -> None:
         """Returns a batch now, or by place()."""
@@ -109,10 +111,16 @@ class Returns:
         self.place()
 
     def place(self) -> None:
-        """Returns what the queue has room for. Called after each take, it finds the room of what
-        was taken before a producer does, and so has no more left than a few."""
-        if self._left:
-            self._left = [batch for batch in self._left if not batch.went_back(0)]
+        """Returns what the queue has room for, the oldest first. Called after each take, it finds
+        the room of what was taken before a producer does."""
+        while self._left and self._left[0].went_back(0):
+            self._left.popleft()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many wait that no more should be taken: they go to a queue of dead letters
+        that is full, and so make no room for themselves."""
+        return len(self._left) >= RETURNS_MAX
 
     def end(self, more: Iterable[Batch]) -> int:
         """Returns these and more, when the link ends. Waits for room, GIVE_BACK_S for all of them.

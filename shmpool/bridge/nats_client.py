@@ -13,6 +13,9 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+# What is replaced or called of nats-py's client, beside its documented methods.
+HOOKS = ("_process_msg", "_process_headers", "_build_message", "_connect_command")
+
 
 class LinkClient(Client):
     """A client of one link.
@@ -42,6 +45,9 @@ class LinkClient(Client):
 
     async def hear(self, subject: str, call: Callable[[Msg], None]) -> None:
         """Subscribes. Each message is handed to call() before the next one is read."""
+        missing = [name for name in HOOKS if not hasattr(Client, name)]
+        if missing:
+            raise nats.errors.Error(f"this version of nats-py has no {', '.join(missing)}")
         subscription = await self.subscribe(subject)
         self._calls[subscription._id] = call
 
@@ -72,7 +78,10 @@ class LinkClient(Client):
             head = b"PUB %s %s %d\r\n" % (subject.encode(), reply.encode(), len(data))
         lines = [*self._pending, head + headers, data, b"\r\n"]  # what nats-py has not written yet
         self._pending, self._pending_data_size = [], 0
-        self._open.writelines(lines)
+        try:
+            self._open.writelines(lines)
+        except RuntimeError as error:  # uvloop has closed it, and nats-py does not know yet
+            raise ConnectionError(f"connection lost: {error}") from None
 
     async def drained(self) -> None:
         """Waits until the connection takes more."""

@@ -88,8 +88,6 @@ class Sending:
         inbox = client.new_inbox()
         await client.hear(f"{inbox}.*", self._answered)
         self._link.up()
-        for sent in list(self._unacked.values()):
-            await self._publish(client, inbox, sent)
         beside = self._again(client, inbox), until_lost(client)
         await first_of(self._send(client, inbox), _set(ending), *beside)
         beside = self._again(client, inbox), until_lost(client)
@@ -105,12 +103,18 @@ class Sending:
         self._count()
 
     async def _send(self, client: LinkClient, inbox: str) -> None:
-        """Takes bursts and publishes them while the window has room. Returns after a shutdown."""
+        """Publishes what no server has acknowledged, then takes bursts and publishes them while the
+        window has room. Returns after a shutdown."""
         window = self._place.link.window
+        for sent in list(self._unacked.values()):
+            if sent.number in self._unacked:
+                await self._publish(client, inbox, sent)
         while True:
             while len(self._unacked) >= window:
                 self._acked.clear()
                 await self._acked.wait()
+            while self._returns.crowded:  # _again() places them
+                await asyncio.sleep(SCAN_S)
             most = int(self._place.link.burst_bytes / self._size)
             try:
                 batch = await self._source.atake(min(max(most, 1), PACKETS_MAX))

@@ -32,6 +32,7 @@ TURN = 32  # messages that are read before acknowledgements are sent
 IDLE_MS, STARVING_MS = 100, 10  # of a wait for a message: whether it ends, or there is room
 SILENT_S = 5.0  # after which nothing is kept free for a sender
 GONE_S = 30.0  # after which a sender is forgotten, but not by the ledger
+FORGET_S = 1.0  # between two looks for such senders
 MESSAGE_LEAST = 4 << 20  # bytes that every receiver takes in one message
 COMPLAIN_S = 10.0  # between two lines of the log about what a peer sent
 SENDERS_MAX = 120  # connected at once: fewer than the ledger knows
@@ -59,7 +60,7 @@ class Receiver(Link):
         """See Link. EADDRINUSE: another process receives there."""
         at = self.options.remotes[0]
         self._sessions: dict[bytes, Session] = {}
-        self._complained, self._waits = 0.0, 0
+        self._complained, self._forget_at, self._waits = 0.0, 0.0, 0
         self._ack_every = max(min(ACK_EVERY, self.options.window // 2), 1)
         self._largest = max(pool.geometry.room, MESSAGE_LEAST)
         self._path = at.path
@@ -80,7 +81,7 @@ class Receiver(Link):
                 n += 1
             self._answer_all()
             self._ledger.refresh()
-            if n == 0:
+            if time.monotonic() >= self._forget_at:
                 self._forget()
 
     def _wait_for_message(self) -> bool:
@@ -240,7 +241,8 @@ class Receiver(Link):
 
     def _forget(self) -> None:
         """Forgets senders that have been silent for long; each says HELLO if it is there again."""
-        long_ago = time.monotonic() - GONE_S
+        now = time.monotonic()
+        self._forget_at, long_ago = now + FORGET_S, now - GONE_S
         gone = [sender for sender, one in self._sessions.items() if one.heard < long_ago]
         for sender in gone:
             del self._sessions[sender]

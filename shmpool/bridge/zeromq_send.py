@@ -122,6 +122,8 @@ class Sender(Link):
 
     def _room(self) -> int:
         """How many packets may be taken and sent now."""
+        if self._returns.crowded:
+            return 0
         rooms = [one.room(self.options.window) for one in self._outlets]
         return min(min(rooms) if self._to_all else max(rooms), PACKETS_MAX)
 
