@@ -54,7 +54,7 @@ FIELDS = {
     "File": "path size reserved mode uid gid",
     "Finding": "subject state found advice",
     "Geometry": "buffer_size capacity prealloc bulk refill_multiplier cache_size headroom members "
-    "queues sizes",
+    "queues free_rings sizes",
     "Holder": "member pid tid state buffers oldest_s topic",
     "LaneStats": "depth capacity enqueued dequeued lost",
     "Letter": "queue position index length payload redelivered origin timestamp mark flow_hash",

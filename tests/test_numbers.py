@@ -244,7 +244,10 @@ def test_no_number_is_left_out(roomy: shmpool.Pool, new_name: Callable[[], str])
             if not name.startswith("_") and not isinstance(call, type):
                 for parameter in inspect.signature(call).parameters.values():
                     annotation = str(parameter.annotation)
-                    if re.search("int|float", annotation) or parameter.name in ("n", "timeout"):
+                    if re.search(r"\b(int|float)\b", annotation) or parameter.name in (
+                        "n",
+                        "timeout",
+                    ):
                         found.add(f"{parameter.name} ({name})")
     assert {"n (get_many)", "timeout (get)", "timeout (get_array)", "limit (holders)"} <= found
     assert set() == found - known

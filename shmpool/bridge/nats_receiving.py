@@ -240,7 +240,7 @@ class Receiving:
         A killed server may take it for being on its way, without end. If another receiver has it,
         whose queue is full for so long, it comes twice, marked here.
         """
-        with contextlib.suppress(nats.js.errors.NotFoundError):  # somebody has acknowledged it
+        with contextlib.suppress(nats.js.errors.NotFoundError):  # it is acknowledged
             found = await jet.get_msg(self._place.stream, seq=number)
             at = f"{self._place.stream}.{self._place.consumer}.2.{number}.{self._counted}.0.0"
             self._fetched.add(number)
