@@ -217,7 +217,7 @@ class Receiving:
                 await replace_consumer(jet, self._place, stream)
                 raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
             before = first
-            oldest = self._oldest(stream, consumer)
+            oldest = 0 if first else self._oldest(stream, consumer)
             if not oldest or oldest != stuck:
                 stuck, since = oldest, time.monotonic()
             elif time.monotonic() - since > STUCK * (consumer.config.ack_wait or 0):
