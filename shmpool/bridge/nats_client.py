@@ -80,7 +80,9 @@ class LinkClient(Client):
         self._pending, self._pending_data_size = [], 0
         try:
             self._open.writelines(lines)
-        except RuntimeError as error:  # uvloop has closed it, and nats-py does not know yet
+        except (RuntimeError, AttributeError) as error:
+            # The event loop has closed it, and nats-py does not know yet: uvloop raises the first
+            # one, asyncio of CPython 3.12 the second one.
             raise ConnectionError(f"connection lost: {error}") from None
 
     async def drained(self) -> None:

@@ -16,6 +16,14 @@ static uint32_t remembered(const struct qmempool *p, const struct member *m)
 	return load_relaxed(&m->side) / SIDE_TRIES % p->sides;
 }
 
+/* Only misses one after the other move the hint on. */
+static void settle(struct member *m)
+{
+	const uint32_t at = load_relaxed(&m->side);
+	if (at % SIDE_TRIES)
+		store_relaxed(&m->side, at - at % SIDE_TRIES);
+}
+
 uint32_t side_put(const struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	const struct alf_ring *r = &p->side[own(p, m)];
@@ -45,8 +53,10 @@ int side_take(const struct qmempool *p, struct member *m, uint64_t *handle, uint
 		got = side_take_from(p, m, mine, handle, n);
 	if (!got && hint != mine && alf_ready(&p->side[hint], 0))
 		got = side_take_from(p, m, hint, handle, n);
-	if (got)
+	if (got) {
+		settle(m);
 		return got;
+	}
 	store_relaxed(&m->side, load_relaxed(&m->side) + 1);
 	got = transfer_free(p, m, handle, n);
 	/* By both positions: alf_ready() is false too while others move cons past many. */

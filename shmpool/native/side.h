@@ -18,10 +18,11 @@
  *     3. from the free ring,
  *     4. from each other side ring.
  *
- * Each SIDE_TRIES times that 1 and 2 have nothing, it remembers the next ring instead. So where one
- * member always frees what another one allocates, the second one soon takes from the ring of the
- * first one, and the two share no ring with others. An empty ring is found empty by reading lines
- * that nobody writes.
+ * When 1 and 2 have nothing SIDE_TRIES times, one after the other, it remembers the next ring
+ * instead. So where one member always frees what another one allocates, the second one soon takes
+ * from the ring of the first one. Where several pairs do, each finds a ring that has something: two
+ * of them may take from each other's. An empty ring is found empty by reading lines that nobody
+ * writes.
  *
  * Who may call what at the same time: any number of members, each with its own struct member.
  *

@@ -127,6 +127,30 @@ static void a_pair_settles(struct member *from, struct member *to)
 	free_are(CAPACITY);
 }
 
+/* What the member allocates next does not come from the ring of the other one, which is empty. */
+static void miss(struct member *from, struct member *to)
+{
+	uint64_t handle[CAPACITY], one[BULK];
+	const uint32_t n = alf_count(ring_of(to));
+	EQUAL(0, qmempool_alloc_bulk(pool(), to, handle, n));
+	const alf_position taken = ring_of(to)->q->cons;
+	EQUAL(0, qmempool_alloc_bulk(pool(), from, one, BULK));
+	EQUAL(taken, ring_of(to)->q->cons);
+	free_ring_put_cold(pool(), from, one, BULK);
+	EQUAL(0, qmempool_free_bulk(pool(), to, handle, n));
+}
+
+/* A partner that is late now and then is not left, however often. */
+static void a_pair_stays(struct member *from, struct member *to)
+{
+	for (uint32_t i = 0; i < 3 * SIDE_TRIES; i++) {
+		miss(from, to);
+		const alf_position taken = ring_of(to)->q->cons;
+		pass(from, to, 1);
+		EQUAL(BULK, ring_of(to)->q->cons - taken);
+	}
+}
+
 int main(void)
 {
 	struct member *m[RINGS];
@@ -137,8 +161,10 @@ int main(void)
 	nothing_is_missed(m);
 	EQUAL(0, qmempool_alloc_bulk(pool(), m[0], handle, CAPACITY));
 	free_ring_put_cold(pool(), m[0], handle, CAPACITY); /* all into the free ring */
-	for (uint32_t i = 0; i < RINGS; i++)
+	for (uint32_t i = 0; i < RINGS; i++) {
 		a_pair_settles(m[i], m[(i + 2) % RINGS]);
+		a_pair_stays(m[i], m[(i + 2) % RINGS]);
+	}
 	for (uint32_t i = 0; i < RINGS; i++)
 		member_release(&pool()->segment, m[i]);
 	printf("%u buffers, %u side rings\n", CAPACITY, RINGS);
