@@ -147,7 +147,11 @@ def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool 
             finally:
                 go_on.set()
                 flow.finish()
-            ledger = flow.join()
+            try:
+                ledger = flow.join()
+            except AssertionError as error:
+                at = [(len(pool.queue("work")), pool.stats().held) for pool in ends]
+                raise AssertionError(f"{error}; queued and held {at}\n{link.state()}") from None
             empty(ends[0])
         flow.take_the_rest()
         for problem in settled(ends):
