@@ -377,11 +377,11 @@ def uvarint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-@pytest.mark.parametrize("n", [2, 6])
-def test_a_server_that_forgot_what_was_on_its_way(rig: Rig, n: int) -> None:
+def test_a_server_that_forgot_what_was_on_its_way(rig: Rig) -> None:
     """A killed server may know that messages were delivered, and not that nobody has acknowledged
     them, while it waits for one that is gone. It never delivers them again. The link makes another
-    consumer if they are more than what is waited for, or fetches the message, and all come."""
+    consumer if they are more than what is waited for, and all come."""
+    n = 6
     link = rig.receiver(ack_wait_s=2)
     link.end()
     assert link.join(60)

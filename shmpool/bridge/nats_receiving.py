@@ -18,7 +18,6 @@ A message of another program, without the header Shmpool-Burst, is one packet.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import struct
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING
 import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo, RetentionPolicy, StreamInfo
+from nats.js.api import ConsumerInfo, StreamInfo
 
 from .. import errors
 from .._hot import packed_longest
@@ -57,7 +56,6 @@ EXPIRES_S = 30.0  # for which a server keeps a request
 HEARTBEAT_S = 2.0  # between two signs of life of a request
 SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
 CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
-STUCK = 2  # times ack_wait, after which a message that nobody has acknowledged is fetched
 AGREEING = 3  # answers that they do not, about the same message, and it is so
 RETRY_S = 30.0  # before a server delivers again what cannot be put here
 _PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
@@ -77,7 +75,6 @@ class Receiving:
         self._apart: OrderedDict[str, None] = OrderedDict()  # put, but for what has no room here
         self._partly: tuple[str, Progress] | None = None  # a burst that is not put completely
         self._held: deque[Msg] = deque()  # not acknowledged, oldest first
-        self._fetched: set[int] = set()  # numbers of those in it that no consumer has delivered
         self._asked = 0  # messages that servers still may send
         self._turn = asyncio.Event()  # to ask for more
         self._came = asyncio.Event()
@@ -104,7 +101,6 @@ class Receiving:
             self._server = client.server_id
         wait = consumer.config.ack_wait or self._place.nats.ack_wait_s
         self._held.clear()
-        self._fetched.clear()
         self._asked, self._ended, self._counted = 0, None, 0
         inbox = client.new_inbox()
         await client.hear(inbox, self._arrived)
@@ -112,9 +108,9 @@ class Receiving:
         try:
             await first_of(
                 self._ask(client, inbox),
-                self._place_all(client, jet),
+                self._place_all(client),
                 self._keep(wait / 3),
-                self._check(client, jet),
+                self._check(jet),
                 ending.wait(),  # type: ignore[arg-type]
                 until_lost(client),
             )
@@ -195,10 +191,9 @@ class Receiving:
                 for msg in list(self._held):
                     await msg.in_progress()
 
-    async def _check(self, client: LinkClient, jet: JetStreamContext) -> None:
-        """Makes another consumer if messages that it takes for done stay in the stream. Fetches a
-        message that nobody has acknowledged in STUCK times the time for it."""
-        before, times, stuck, since = 0, 0, 0, 0.0
+    async def _check(self, jet: JetStreamContext) -> None:
+        """Makes another consumer if messages that it takes for done stay in the stream."""
+        before, times = 0, 0
         while True:
             await asyncio.sleep(CHECK_S)
             try:
@@ -217,39 +212,8 @@ class Receiving:
                 await replace_consumer(jet, self._place, stream)
                 raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
             before = first
-            oldest = 0 if first else self._oldest(stream, consumer)
-            if not oldest or oldest != stuck:
-                stuck, since = oldest, time.monotonic()
-            elif time.monotonic() - since > STUCK * (consumer.config.ack_wait or 0):
-                await self._fetch(client, jet, oldest)
-                stuck = 0
 
-    def _oldest(self, stream: StreamInfo, consumer: ConsumerInfo) -> int:
-        """Returns the number of the first message of a work queue, if the consumer has delivered it
-        and it is not here; or 0."""
-        number, delivered = stream.state.first_seq, consumer.delivered
-        if stream.config.retention != RetentionPolicy.WORK_QUEUE or consumer.config.filter_subject:
-            return 0
-        if not stream.state.messages or delivered is None or number > delivered.stream_seq:
-            return 0
-        return 0 if any(_origin(msg.reply)[1] == number for msg in self._held) else number
-
-    async def _fetch(self, client: LinkClient, jet: JetStreamContext, number: int) -> None:
-        """Takes a message out of the stream itself, as if it were delivered again.
-
-        A killed server may take it for being on its way, without end. If another receiver has it,
-        whose queue is full for so long, it comes twice, marked here.
-        """
-        with contextlib.suppress(nats.js.errors.NotFoundError):  # it is acknowledged
-            found = await jet.get_msg(self._place.stream, seq=number)
-            at = f"{self._place.stream}.{self._place.consumer}.2.{number}.{self._counted}.0.0"
-            self._fetched.add(number)
-            self._held.append(
-                Msg(client, found.subject or "", ORIGIN + at, found.data or b"", found.headers)
-            )
-            self._came.set()
-
-    async def _place_all(self, client: LinkClient, jet: JetStreamContext) -> None:
+    async def _place_all(self, client: LinkClient) -> None:
         """Puts what has arrived into the queue, and acknowledges it."""
         while True:
             while not self._held:
@@ -258,10 +222,6 @@ class Receiving:
             msg = self._held[0]
             try:
                 await self._put(msg)
-                number = _origin(msg.reply)[1]
-                if number in self._fetched:
-                    self._fetched.remove(number)
-                    await _delete(jet, self._place.stream, number)
                 client.send(msg.reply, "", b"", b"+ACK")
             except BadMessage as error:
                 self._link.down(f"dropped a message that is no burst: {error}")
@@ -342,12 +302,6 @@ def _origin(reply: str) -> tuple[int, int, int, str]:
     words = reply.split(".")
     at = 4 if len(words) == 9 else 6
     return int(words[at]), int(words[at + 1]), int(words[at + 2]), words[at + 3]
-
-
-async def _delete(jet: JetStreamContext, stream: str, number: int) -> None:
-    """Removes a message. Another receiver may have acknowledged it."""
-    with contextlib.suppress(nats.js.errors.NotFoundError, nats.js.errors.BadRequestError):
-        await jet.delete_msg(stream, number)
 
 
 def _too_large(longest: int, largest: int) -> errors.PayloadTooLarge:
