@@ -317,22 +317,23 @@ def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool 
         return ledger
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(description: str | None, run: Callable[..., Ledger], doubled_max: int) -> int:
+    """The command line of a storm, of which a kill may double so many packets."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--downs", type=int, default=10)
     parser.add_argument("--long", type=float, default=60, help="seconds of the last two faults")
     parser.add_argument("--lossy", action="store_true", help="lose one packet of ten")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    ledger = storm(given.kills, given.seed, given.downs, given.long, given.lossy)
+    ledger = run(given.kills, given.seed, given.downs, given.long, given.lossy)
     faults = ledger.faults()
     print(
-        f"{ledger.total} packets, {given.kills} kills, the link down {given.downs} times: "
+        f"{ledger.total} packets, {given.kills} kills, {given.downs} times a link down: "
         f"{ledger.doubled} doubled and marked; {'; '.join(faults) or 'none lost'}"
     )
-    return 1 if faults or ledger.doubled > given.kills * A_WINDOW else 0
+    return 1 if faults or ledger.doubled > given.kills * doubled_max else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, storm, A_WINDOW))

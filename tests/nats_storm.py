@@ -7,7 +7,6 @@ Three network namespaces, with a process in each that may be killed. Packets flo
 in bridge_storm.py, which does the same over ZeroMQ.
 """
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -37,6 +36,7 @@ from tests.bridge_storm import (
     Pools,
     empty,
     lossy,
+    main,
     pools,
     set_link,
     settled,
@@ -206,22 +206,5 @@ def _long_faults(
     assert max(grown) < GROWTH, grown
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--downs", type=int, default=10)
-    parser.add_argument("--long", type=float, default=60, help="seconds of the last two faults")
-    parser.add_argument("--lossy", action="store_true", help="lose one packet of ten")
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    ledger = storm(given.kills, given.seed, given.downs, given.long, given.lossy)
-    faults = ledger.faults()
-    print(
-        f"{ledger.total} packets, {given.kills} kills, a link down {given.downs} times: "
-        f"{ledger.doubled} doubled and marked; {'; '.join(faults) or 'none lost'}"
-    )
-    return 1 if faults or ledger.doubled > 2 * given.kills * A_WINDOW else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, storm, 2 * A_WINDOW))
