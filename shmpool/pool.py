@@ -158,7 +158,7 @@ class Pool(PoolBase):
         free_rings        rings that share out the free buffers, so that many cores that free what
                           others allocate do not share one: up to 32, 0 for one; or "auto", one for
                           each core if there are 8 or more. Each takes one of 1,023 queues. A
-                          size class with fewer than 4 * bulk buffers for each has none
+                          size class has no more than have room for 4 * bulk buffers each
         mode, group       permission bits of the pool's file, for example 0o660, and its group
         huge_pages        "never"; "auto": huge pages of 2 MiB where the kernel makes them;
                           "always": the creation fails if it does not

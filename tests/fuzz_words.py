@@ -78,9 +78,10 @@ def side_rings(of: dict[str, int], free_rings: int, bulk: int) -> tuple[int, int
     """Returns how many side rings a class has, and their slots, as geometry_sides() does."""
     number, most = 1, WARM_BYTES // of["buffer_size"]
     if of["buffer_size"] < WARM_SIZE:
-        if not free_rings or of["capacity"] // free_rings < SIDE_BULKS * bulk:
+        number = min(free_rings, of["capacity"] // (SIDE_BULKS * bulk))
+        if not number:
             return 0, 0
-        number, most = free_rings, of["capacity"] // free_rings
+        most = of["capacity"] // number
     return number, max(2, 1 << most.bit_length() - 1)
 
 

@@ -134,7 +134,11 @@ def test_the_option(make_pool: MakePool) -> None:
         sharing(make_pool, 3, queues=1021)
     with pytest.raises(shmpool.InvalidArgument, match='from 0 to 32, or "auto"'):
         sharing(make_pool, 33)
-    sharing(make_pool, 32, queues=1023)  # too small for 32 rings: it has one
+    most = CAPACITY // (4 * sharing(make_pool, 32).geometry.bulk)  # that it has room for
+    assert 0 < most < 32
+    sharing(make_pool, 32, queues=1023 - most)
+    with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to {1023 - most}, as"):
+        sharing(make_pool, 32, queues=1024 - most)
 
 
 @pytest.mark.parametrize(("cores", "rings"), [(None, 0), (2, 0), (7, 0), (8, 8), (64, 32)])

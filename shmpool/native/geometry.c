@@ -54,17 +54,19 @@ struct shmpool_range geometry_range(enum shmpool_option option)
 uint32_t geometry_sides(const struct shmpool_geometry *of, uint32_t *room)
 {
 	const bool warm = of->buffer_size >= GEOMETRY_WARM_SIZE;
+	int64_t number = warm ? 1 : of->free_rings;
 	*room = 0;
-	if (!warm &&
-	    (!of->free_rings || of->capacity / of->free_rings < GEOMETRY_SIDE_BULKS * of->bulk))
+	/* By division: the options may be anything. */
+	const int64_t fit = of->bulk > 0 ? of->capacity / GEOMETRY_SIDE_BULKS / of->bulk : 0;
+	if (!warm && number > fit)
+		number = fit;
+	if (number <= 0)
 		return 0;
-	/* By division: buffer_size may be anything. */
-	const int64_t most =
-		warm ? GEOMETRY_WARM_BYTES / of->buffer_size : of->capacity / of->free_rings;
+	const int64_t most = warm ? GEOMETRY_WARM_BYTES / of->buffer_size : of->capacity / number;
 	*room = ALF_CAPACITY_MIN;
 	while (*room <= most / 2)
 		*room *= 2;
-	return warm ? 1 : (uint32_t)of->free_rings;
+	return (uint32_t)number;
 }
 
 /* Returns the size that buffers have for a size that is asked for. */
