@@ -317,7 +317,7 @@ def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool 
         return ledger
 
 
-def main(description: str | None, run: Callable[..., Ledger], doubled_max: int) -> int:
+def main(description: str | None, run: Callable[..., Ledger], doubled_max: float) -> int:
     """The command line of a storm, of which a kill may double so many packets."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--kills", type=int, default=200)

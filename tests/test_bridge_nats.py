@@ -741,7 +741,7 @@ def test_the_configuration_names_the_line() -> None:
 def test_differences_of_streams() -> None:
     """An existing stream may have what the link does not name."""
     place = Place(LinkOptions("rx/work", "nats://host:4222/work"))
-    there = place.stream_config()
+    there = place.stream_config(keeps=True)
     assert [] == stream_differences(there, place)
     assert [] == stream_differences(there.evolve(num_replicas=3, duplicate_window=5), place)
     asked = NatsOptions(replicas=3, storage="memory", duplicate_window_s=60)

@@ -74,9 +74,15 @@ def test_packets_behind_one_that_no_message_holds(
 
 def test_a_burst_that_is_refused_for_an_hour(rig: Rig) -> None:  # noqa: F811
     """The sender goes on publishing it, and gives nothing back."""
-    link = rig.sender(max_bytes=2000, window=2, burst_bytes=1024)
+
+    async def delete(jet: Any) -> None:
+        await jet.delete_stream("work")
+
+    link = rig.sender(window=2, burst_bytes=1024)
+    rig.eventually(lambda: link.figures.state == "up")
+    rig.ask(delete)
     rig.here.send_many([b"%d" % i * 900 for i in range(4)])
-    rig.eventually(lambda: "maximum bytes" in link.figures.why)
+    rig.eventually(lambda: "no server has the stream" in link.figures.why)
     sending = link._sending  # type: ignore[attr-defined]
     for sent in sending._unacked.values():
         sent.times = 5000

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo, StreamInfo
+from nats.js.api import ConsumerInfo, RetentionPolicy, StreamInfo
 
 from .. import errors
 from .._hot import packed_longest
@@ -57,6 +57,7 @@ HEARTBEAT_S = 2.0  # between two signs of life of a request
 SILENT_S = 3 * HEARTBEAT_S  # after which a request is taken for lost
 CHECK_S = 2.0  # between two questions whether the stream and the consumer agree
 AGREEING = 3  # answers that they do not, about the same message, and it is so
+OVERDUE = 3  # times that a consumer's ack_wait is over, and what was delivered does not come again
 RETRY_S = 30.0  # before a server delivers again what cannot be put here
 _PLAIN = struct.Struct("=IIIHHQ")  # the record of another program's message: its length
 _LENGTH = struct.Struct("=I")  # what a record begins with
@@ -84,12 +85,13 @@ class Receiving:
         self._server = ""  # its id, of the last connection
         self._restarted = 0  # number of the last message when another server was found
         self._counted = 0  # deliveries to all receivers, as the last message here says; 0: unknown
+        self._first = 0, 0.0  # message that is the stream's first one, and since when it stays
         self._others = False  # other receivers of the same consumer get messages, too
 
     async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         """Receives over this connection. Raises Ending at the end, or one of TROUBLE."""
         jet = jetstream(client, self._place)
-        info = await prepare_stream(jet, self._place)
+        info = await prepare_stream(client, jet, self._place)
         consumer = await prepare_consumer(jet, self._place, info)
         name = f"{self._place.stream} {info.created}"  # another stream of that name begins at 1
         self._meet(hashlib.sha256(name.encode()).digest()[:SENDER], info, consumer)
@@ -110,7 +112,7 @@ class Receiving:
                 self._ask(client, inbox),
                 self._place_all(client),
                 self._keep(wait / 3),
-                self._check(jet),
+                self._check(jet, wait),
                 ending.wait(),  # type: ignore[arg-type]
                 until_lost(client),
             )
@@ -191,8 +193,9 @@ class Receiving:
                 for msg in list(self._held):
                     await msg.in_progress()
 
-    async def _check(self, jet: JetStreamContext) -> None:
-        """Makes another consumer if messages that it takes for done stay in the stream."""
+    async def _check(self, jet: JetStreamContext, wait: float) -> None:
+        """Makes another consumer if messages that it takes for done stay in the stream. wait: the
+        consumer's ack_wait."""
         before, times = 0, 0
         while True:
             await asyncio.sleep(CHECK_S)
@@ -200,6 +203,7 @@ class Receiving:
                 consumer = await jet.consumer_info(self._place.stream, self._place.consumer)
                 stream = await jet.stream_info(self._place.stream)
                 first = await left_behind(jet, self._place, stream, consumer)
+                first = first or self._overdue(stream, consumer, wait)
             except (TimeoutError, nats.js.errors.ServiceUnavailableError):
                 continue  # a cluster without a leader
             here = self._counted + self._asked + len(self._held)
@@ -212,6 +216,27 @@ class Receiving:
                 await replace_consumer(jet, self._place, stream)
                 raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
             before = first
+
+    def _overdue(self, stream: StreamInfo, consumer: ConsumerInfo, wait: float) -> int:
+        """Returns the number of a work queue's first message if it was delivered, but not here for
+        so long that it should have come again; or 0.
+
+        A killed server may wait for an acknowledgement of a message that is gone, in place of this
+        one. Where others receive, one of them may have it for as long as its queue is full.
+        """
+        number, now = stream.state.first_seq, time.monotonic()
+        stays = (
+            stream.state.messages
+            and not self._others
+            and not self._held
+            and consumer.delivered is not None
+            and number <= consumer.delivered.stream_seq
+            and not consumer.config.filter_subject
+            and stream.config.retention == RetentionPolicy.WORK_QUEUE
+        )
+        if not stays or number != self._first[0]:
+            self._first = number, now
+        return number if now - self._first[1] > RETRY_S + OVERDUE * wait else 0
 
     async def _place_all(self, client: LinkClient) -> None:
         """Puts what has arrived into the queue, and acknowledges it."""
@@ -248,6 +273,8 @@ class Receiving:
         if self._counted and counted > self._counted + 1:
             self._others = True
         self._counted = counted
+        if number == self._first[0]:
+            self._first = 0, 0.0
         key = f"{number} at {stored}"
         if "Shmpool-Burst" in headers:  # who else gives names may give the same one twice
             key = headers.get("Nats-Msg-Id") or key

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import StreamInfo
 
 from .. import errors
 from .._hot import Buffer
@@ -45,6 +47,7 @@ ACK_S = (5.0, 60.0)  # first and longest wait for the server's acknowledgement
 REFUSED_S = 1.0  # pause after the server has refused a burst
 RETURN_S = 0.02  # pause after a packet that is returned
 DOUBLINGS = 10  # of the wait; more would be no longer, and no number some day
+ASKS = 16  # parts of max_bytes, after each of which the sender asks how much is stored
 SCAN_S = 0.25  # between two looks for bursts that wait too long
 
 
@@ -58,6 +61,38 @@ class _Sent:
     since: float = field(default_factory=time.monotonic)
     due: float = 0.0  # when it is published again
     times: int = 0  # published
+
+
+class _Room:
+    """What a stream may still hold, if it has no limit of its own and the link's max_bytes is one.
+
+    It knows what is stored by asking, and asks again before more than a part of the limit has been
+    published: others publish there, too.
+    """
+
+    def __init__(self, jet: JetStreamContext, place: Place, info: StreamInfo) -> None:
+        self._jet, self._place = jet, place
+        limited = (info.config.max_bytes or 0) > 0
+        self._limit = None if limited else place.nats.max_bytes
+        self._burst = min(place.link.burst_bytes + HEADERS, (self._limit or 0) // 2)
+        self._left = 0  # bytes to publish before it asks again
+
+    def less(self, published: int) -> None:
+        """Says that a message was published, of so many bytes without its headers."""
+        self._left -= published + HEADERS
+
+    async def missing(self) -> str:
+        """Returns why no more may be published now, or nothing. Raises one of TROUBLE."""
+        if self._limit is None or self._left > 0:
+            return ""
+        stored = (await self._jet.stream_info(self._place.stream)).state.bytes
+        self._left = min(self._limit - stored - self._burst, max(self._limit // ASKS, 1))
+        if self._left > 0:
+            return ""
+        return (
+            f"stream {self._place.stream!r}: maximum bytes reached: {stored} of max_bytes "
+            f"{self._limit}, and no room for a burst of {self._burst}"
+        )
 
 
 class Sending:
@@ -77,7 +112,7 @@ class Sending:
     async def serve(self, client: LinkClient, ending: asyncio.Event) -> None:
         """Sends over this connection. Raises Ending or ShutDown at the end, or one of TROUBLE."""
         jet = jetstream(client, self._place)
-        info = await prepare_stream(jet, self._place)
+        info = await prepare_stream(client, jet, self._place)
         if not await has_receiver(jet, self._place, info):
             raise Refused(
                 f"stream {self._place.stream!r} has no receiver of {self._place.subject} yet, and "
@@ -85,11 +120,12 @@ class Sending:
             )
         most = [client.max_payload, info.config.max_msg_size or 0]
         self._most = min(n for n in most if n > 0) - HEADERS
+        room = _Room(jet, self._place, info)
         inbox = client.new_inbox()
         await client.hear(f"{inbox}.*", self._answered)
         self._link.up()
         beside = self._again(client, inbox), until_lost(client)
-        await first_of(self._send(client, inbox), _set(ending), *beside)
+        await first_of(self._send(client, inbox, room), _set(ending), *beside)
         beside = self._again(client, inbox), until_lost(client)
         await first_of(self._all_acked(), _over(ending), *beside)
         if not ending.is_set():
@@ -102,9 +138,9 @@ class Sending:
         self._unacked.clear()
         self._count()
 
-    async def _send(self, client: LinkClient, inbox: str) -> None:
+    async def _send(self, client: LinkClient, inbox: str, room: "_Room") -> None:
         """Publishes what no server has acknowledged, then takes bursts and publishes them while the
-        window has room. Returns after a shutdown."""
+        window and the stream have room. Returns after a shutdown."""
         window = self._place.link.window
         for sent in list(self._unacked.values()):
             if sent.number in self._unacked:
@@ -115,6 +151,9 @@ class Sending:
                 await self._acked.wait()
             while self._returns.crowded:  # _again() places them
                 await asyncio.sleep(SCAN_S)
+            while why := await room.missing():
+                self._link.down(why)
+                await asyncio.sleep(SCAN_S)
             most = int(self._place.link.burst_bytes / self._size)
             try:
                 batch = await self._source.atake(min(max(most, 1), PACKETS_MAX))
@@ -124,6 +163,7 @@ class Sending:
             # No await before each part is in _unacked: who is cancelled has lost none.
             returned = self._figures.returned
             for sent, body in list(self._divided(batch, self._most)):
+                room.less(len(body))
                 await self._publish(client, inbox, sent, body)
             if self._figures.returned != returned:  # it may be the only one, and come at once
                 await asyncio.sleep(RETURN_S)

@@ -37,6 +37,9 @@ NS = 1_000_000_000
 NAME_TAKEN = 10058  # JetStream's code: there is a stream of that name with other settings
 NO_REPLICAS = (10005, 10074)  # there are not so many servers, or not yet
 HEADERS = 256  # bytes of a message that its headers take at the most
+# Before it a server that is started again makes room below a stream's limit by dropping the oldest
+# messages, whatever the stream says of discarding: https://github.com/nats-io/nats-server/issues/4775
+KEEPS_SINCE = (2, 10, 6)
 # What ends a connection, and not the link.
 TROUBLE = (nats.errors.Error, OSError, TimeoutError)
 
@@ -78,8 +81,8 @@ class Place:
         everybody = self.link.receivers == "all"
         return api.RetentionPolicy.INTEREST if everybody else api.RetentionPolicy.WORK_QUEUE
 
-    def stream_config(self) -> api.StreamConfig:
-        """What a new stream is."""
+    def stream_config(self, keeps: bool) -> api.StreamConfig:
+        """What a new stream is. keeps: the server keeps what a limited stream has (keeps_all())."""
         return api.StreamConfig(
             name=self.stream,
             subjects=[self.subject],
@@ -88,7 +91,7 @@ class Place:
             num_replicas=self.nats.replicas or 1,
             duplicate_window=self.nats.duplicate_window_s or DUPLICATES_S,
             discard=api.DiscardPolicy.NEW,
-            max_bytes=self.nats.max_bytes or -1,
+            max_bytes=(keeps and self.nats.max_bytes) or -1,
             max_age=self.nats.max_age_s or 0,
         )
 
@@ -194,21 +197,28 @@ async def first_of(*calls: Coroutine[Any, Any, None]) -> None:
             task.result()
 
 
+def keeps_all(client: Client) -> bool:
+    """Whether the server keeps all that a stream with a limit has when it is started again."""
+    found = client.connected_server_version
+    return (found.major, found.minor, found.patch) >= KEEPS_SINCE
+
+
 def jetstream(client: Client, place: Place) -> JetStreamContext:
     """Returns JetStream of the connection, in the domain of the link."""
     return client.jetstream(domain=place.nats.domain, timeout=REQUEST_S)
 
 
-async def prepare_stream(jet: JetStreamContext, place: Place) -> api.StreamInfo:
+async def prepare_stream(client: Client, jet: JetStreamContext, place: Place) -> api.StreamInfo:
     """Creates the stream unless it exists. Raises Refused, or one of TROUBLE.
 
     An existing stream must be what the link needs, and what the configuration says.
     """
+    keeps = keeps_all(client)
     try:
         info = await jet.stream_info(place.stream)
     except nats.js.errors.NotFoundError:
         try:
-            info = await jet.add_stream(place.stream_config())
+            info = await jet.add_stream(place.stream_config(keeps))
         except nats.js.errors.APIError as error:
             if error.err_code in NO_REPLICAS or error.code == 503:
                 raise
@@ -217,7 +227,14 @@ async def prepare_stream(jet: JetStreamContext, place: Place) -> api.StreamInfo:
                     f"stream {place.stream!r} cannot be created: {error.description}"
                 ) from None
             info = await jet.stream_info(place.stream)  # the other side was first
-    if found := stream_differences(info.config, place):
+    found = stream_differences(info.config, place)
+    if not keeps and place.link.sends and (limits := _limits(info.config)):
+        found.append(
+            f"a server before {'.'.join(map(str, KEEPS_SINCE))}, as this one, drops messages of a "
+            f"stream with {' and '.join(limits)} when it is started again: take the limit away, "
+            "max_bytes of the link needs none there"
+        )
+    if found:
         raise Refused(
             f"stream {place.stream!r} exists, and {'; '.join(found)}. Change the stream, or the "
             "options of the link"
@@ -234,16 +251,12 @@ def stream_differences(there: api.StreamConfig, place: Place) -> list[str]:
     takes_all = not place.link.sends and place.nats.subject is None
     if not takes_all and not any(covers(pattern, place.subject) for pattern in subjects):
         found.append(f"its subjects are {', '.join(subjects) or 'none'}, without {place.subject}")
-    bounds = {"max_msgs": there.max_msgs, "max_bytes": there.max_bytes}
-    limits = [f"{name} {value}" for name, value in bounds.items() if (value or 0) > 0]
-    if limits and there.discard != api.DiscardPolicy.NEW:
-        found.append(f"it discards old messages beyond {' and '.join(limits)}, not new ones")
-    if (there.max_msgs_per_subject or 0) > 0 and not (
-        there.discard == api.DiscardPolicy.NEW and there.discard_new_per_subject
-    ):
-        found.append(
-            f"it discards old messages beyond max_msgs_per_subject {there.max_msgs_per_subject}"
-        )
+    news = there.discard == api.DiscardPolicy.NEW
+    for limit in _limits(there):
+        if not news:
+            found.append(f"it discards old messages beyond {limit}, not new ones")
+        elif limit.startswith("max_msgs_per_subject") and not there.discard_new_per_subject:
+            found.append(f"it discards old messages beyond {limit} (discard_new_per_subject)")
     if text(getattr(there, "persist_mode", None)) == "async":
         found.append("its servers acknowledge what they can still lose (persist_mode async)")
     if (there.max_age or 0) > 0 and there.max_age != place.nats.max_age_s:
@@ -258,6 +271,12 @@ def stream_differences(there: api.StreamConfig, place: Place) -> list[str]:
         if asked is not None and asked != value:
             found.append(f"its {name} is {value}, not {asked}")
     return found
+
+
+def _limits(there: api.StreamConfig) -> list[str]:
+    """Returns what bounds a stream, such as "max_msgs 10"."""
+    names = "max_msgs", "max_bytes", "max_msgs_per_subject"
+    return [f"{name} {value}" for name in names if (value := getattr(there, name) or 0) > 0]
 
 
 def text(value: Any) -> str:
