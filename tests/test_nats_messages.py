@@ -196,3 +196,24 @@ def marked(queue: shmpool.AlfQueue, n: int) -> list[tuple[bytes, int]]:
         with queue.get(timeout=DEADLINE_S) as buf:
             found.append((bytes(buf), buf.redelivered))
     return found
+
+
+def test_a_link_that_ends_publishes_again_what_was_refused(rig: Rig) -> None:  # noqa: F811
+    """In the time that it has for what is not acknowledged, rather than return it at once."""
+
+    async def delete(jet: Any) -> None:
+        await jet.delete_stream("work")
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["work"], retention="workqueue")
+
+    link = rig.sender()
+    rig.eventually(lambda: link.figures.state == "up")
+    rig.ask(delete)
+    rig.here.send(b"once")
+    rig.eventually(lambda: "no server has the stream" in link.figures.why)
+    link.end()
+    rig.ask(create)
+    assert link.join(DEADLINE_S)
+    assert (1, 0) == (link.figures.packets, link.figures.returned)
+    assert 1 == stream_messages(rig.server)
