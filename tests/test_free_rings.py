@@ -134,10 +134,18 @@ def test_the_option(make_pool: MakePool) -> None:
         sharing(make_pool, 3, queues=1021)
     with pytest.raises(shmpool.InvalidArgument, match='from 0 to 32, or "auto"'):
         sharing(make_pool, 33)
+    with pytest.raises(shmpool.InvalidArgument, match=r"to 1022, as buffer_size is 1048576$"):
+        make_pool(buffer_size=1 << 20, capacity=4, queues=1023, free_rings=8)  # its warm ring
+    both = functools.partial(make_pool, buffer_size=[64, 1 << 20], capacity=[1024, 4], free_rings=3)
+    large = "buffer_size has 2 values, 1 of them large"
+    for queues, why in (1021, "free_rings is 3$"), (1022, f"free_rings is 3 and {large}$"):
+        with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to 1018, as {why}"):
+            both(queues=queues)
     most = CAPACITY // (4 * sharing(make_pool, 32).geometry.bulk)  # that it has room for
     assert 0 < most < 32
     sharing(make_pool, 32, queues=1023 - most)
-    with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to {1023 - most}, as"):
+    why = f"free_rings is 32, which makes {most} rings$"
+    with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to {1023 - most}, as {why}"):
         sharing(make_pool, 32, queues=1024 - most)
 
 
