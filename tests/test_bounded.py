@@ -205,6 +205,23 @@ def test_many_stale_slots(make_pool: MakePool, craft: Craft) -> None:
     assert stats.capacity == stats.free + stats.held
 
 
+@pytest.mark.parametrize(("stale", "estimated"), [(1, False), (4, True)])
+def test_stale_slots_of_many_rings(
+    make_pool: MakePool, craft: Craft, stale: int, estimated: bool
+) -> None:
+    """stats() reads no more slots of several rings of free buffers than of one."""
+    slots = 1 << 13  # of each side ring
+    pool = make_pool(
+        buffer_size=64, capacity=4 * slots, prealloc=4 * slots, cache_size=0, free_rings=4
+    )
+    pool.alloc_many(4 * slots).free()  # as many into the caller's side ring as it has room for
+    segment = craft(pool)
+    bypassed = row(segment.queues, "queue.bypassed")
+    for i in range(stale):
+        segment.write(bypassed.word(bypassed.count - 1 - i), 2 * slots)
+    assert (4 * slots, estimated) == (pool.stats().free, pool.stats().estimated)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -38,33 +38,34 @@ uint32_t side_put(const struct qmempool *p, struct member *m, const uint64_t *ha
 }
 
 int side_take_from(const struct qmempool *p, struct member *m, uint32_t number, uint64_t *handle,
-		   uint32_t n)
+		   uint32_t n, uint32_t *tries)
 {
 	const struct alf_ring *r = &p->side[number];
 	const uint32_t most = alf_capacity(r);
-	return transfer_any(p, m, r, handle, n < most ? n : most, ALF_MULTI, false);
+	return transfer_any(p, m, r, handle, n < most ? n : most, ALF_MULTI, false, tries);
 }
 
 int side_take(const struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
 {
 	const uint32_t mine = own(p, m), hint = remembered(p, m);
+	uint32_t tries = BYPASS_TRIES;
 	int got = 0;
 	if (alf_ready(&p->side[mine], 0))
-		got = side_take_from(p, m, mine, handle, n);
+		got = side_take_from(p, m, mine, handle, n, &tries);
 	if (!got && hint != mine && alf_ready(&p->side[hint], 0))
-		got = side_take_from(p, m, hint, handle, n);
+		got = side_take_from(p, m, hint, handle, n, &tries);
 	if (got) {
 		settle(m);
 		return got;
 	}
 	store_relaxed(&m->side, load_relaxed(&m->side) + 1);
-	got = transfer_free(p, m, handle, n);
+	got = transfer_free(p, m, handle, n, &tries);
 	/* By both positions: alf_ready() is false too while others move cons past many. */
 	for (uint32_t i = 0, at = hint; !got && i < p->sides;
 	     i++, at = at + 1 < p->sides ? at + 1 : 0) {
 		if (alf_empty(&p->side[at]))
 			continue;
-		got = side_take_from(p, m, at, handle, n);
+		got = side_take_from(p, m, at, handle, n, &tries);
 		if (got > 0)
 			store_relaxed(&m->side, at * SIDE_TRIES);
 	}

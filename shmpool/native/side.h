@@ -52,12 +52,14 @@ static inline bool side_has(const struct qmempool *p)
 uint32_t side_put(const struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* Takes up to n buffers for m from side rings or the free ring of a class that has side rings.
- * Returns as transfer_out(); 0 if all were empty or obstructed when they were read. */
+ * Returns as transfer_out(); 0 if all were empty or obstructed when they were read. All rings share
+ * BYPASS_TRIES claims of only stale slots, and each has one claim more: what is behind more stale
+ * slots than these pass is left to the next call, and to bypass_take(). */
 int side_take(const struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
 
-/* The same from one side ring. */
+/* The same from one side ring. tries is that of bypass_check_claim(). */
 int side_take_from(const struct qmempool *p, struct member *m, uint32_t number, uint64_t *handle,
-		   uint32_t n);
+		   uint32_t n, uint32_t *tries);
 
 /* True if there are n buffers or more at the head of the ring from which m would take them. */
 bool side_ready(const struct qmempool *p, const struct member *m, uint32_t n);
