@@ -246,13 +246,13 @@ def test_a_damaged_pool_is_read_in_time(make_pool: MakePool, craft: Craft) -> No
     pool = make_pool(buffer_size=64, capacity=1 << 16, prealloc=1 << 16, members=4095, queues=1023)
     pool.create_queue("q", capacity=8)
     segment = craft(pool)
-    for words in segment.members:
-        fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
-    for words in segment.queues:
-        if words.width > 1:
-            fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
-    fill(segment, row(segment.queues, "queue.queue.capacity"), 1 << 20)
     with View(pool.name) as view:
+        for words in segment.members:
+            fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
+        for words in segment.queues:
+            if words.width > 1:
+                fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
+        fill(segment, row(segment.queues, "queue.queue.capacity"), 1 << 20)
         calls: list[Callable[[], object]] = [pool.stats, pool.members, pool.audit, view.stats]
         calls += [view.queues, view.members, view.dead, view.operating]
         for call in calls:
