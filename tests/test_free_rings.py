@@ -4,6 +4,7 @@
 import functools
 import multiprocessing as mp
 import os
+import subprocess
 import threading
 import time
 
@@ -11,6 +12,8 @@ import pytest
 from conftest import MakePool
 
 import shmpool
+from clients.bench import instructions
+from clients.bench.building import built
 from shmpool.geometry import free_rings_of
 
 CAPACITY = 1024
@@ -147,6 +150,24 @@ def test_the_option(make_pool: MakePool) -> None:
     why = f"free_rings is 32, which makes {most} rings$"
     with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to {1023 - most}, as {why}"):
         sharing(make_pool, 32, queues=1024 - most)
+
+
+@pytest.mark.slow
+def test_pairs_have_rings_of_their_own() -> None:
+    """Where there are twice as many rings as pairs, each pair soon has one for itself, in whichever
+    order their members attach; with as many, some pairs at most meet in one."""
+    if lack := instructions.missing():
+        pytest.skip(lack)
+    printed = subprocess.run(
+        [built("side_lines")], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()[2:]]
+    assert 12 == len(rows)
+    for pairs, rings, attached, transfers, cold in rows:
+        some = 0.2 if attached != "any order" else 0.8
+        most = 0 if int(rings) > int(pairs) else some
+        assert float(transfers) <= most, (pairs, rings, attached)
+        assert float(cold) <= most / 4, (pairs, rings, attached)
 
 
 @pytest.mark.parametrize(("cores", "rings"), [(None, 0), (2, 0), (7, 0), (8, 8), (64, 32)])

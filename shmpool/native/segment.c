@@ -314,8 +314,8 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 	return 0;
 }
 
-/* True if the words of a ring of free buffers that never change are as slab_create() makes them, and
- * its positions hold no more than it has room for, also while others move them. */
+/* True if those words of a ring of free buffers that never change are as slab_create() makes them,
+ * and its positions hold no more than it has room for, also while others move them. */
 static bool ring_is_sound(const struct segment *s, uint32_t slot, uint64_t room)
 {
 	const struct alf_queue *q = &segment_queue(s, slot)->queue;

@@ -226,9 +226,8 @@ int shmpool_node(void *base, uint64_t size, int64_t node);
 /* Makes an empty pool in a new file. Returns what segment_reserve() does; with SHMPOOL_HUGE_ALWAYS
  * -EOPNOTSUPP if the kernel makes no huge pages, -EAGAIN if it has none now. */
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g);
-/* Checks a segment of size bytes before any of it is used; its header alone, if that is all there is
- * at base, and not the whole segment. 0; -EBADMSG and *why; -EAGAIN if its creator has not finished.
- */
+/* Checks a segment of size bytes before any of it is used; only its header unless whole, that is if
+ * base is a mapping of all of it. 0; -EBADMSG and *why; -EAGAIN if its creator has not finished. */
 int shmpool_check(void *base, uint64_t size, int fd, int whole, struct shmpool_refusal *why);
 /* 0 if this process can open one more pool, or -EXFULL. */
 int shmpool_room(void);

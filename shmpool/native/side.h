@@ -15,14 +15,15 @@
  *
  *     1. from its own ring,
  *     2. from the ring that it remembers: the last one that had something for it,
- *     3. from the free ring,
- *     4. from each other side ring.
+ *     3. from another ring, each time the next one, if that is more than half full,
+ *     4. from the free ring,
+ *     5. from each other side ring.
  *
  * When 1 and 2 have nothing SIDE_TRIES times, one after the other, it remembers the next ring
  * instead. So where one member always frees what another one allocates, the second one soon takes
  * from the ring of the first one. Where several pairs do, each finds a ring that has something: two
- * of them may take from each other's. An empty ring is found empty by reading lines that nobody
- * writes.
+ * of them may take from each other's. If they meet in one ring, another one fills up, and 3 leads
+ * one of them there. An empty ring is found empty by reading lines that nobody writes.
  *
  * Who may call what at the same time: any number of members, each with its own struct member.
  *
@@ -46,6 +47,11 @@ static inline bool side_has(const struct qmempool *p)
 {
 	return p->sides;
 }
+
+/* Returns the number of the side ring into which m frees, in a class that has side rings. Each
+ * round of members begins one ring later than the round before: where every second or fourth member
+ * frees, these do not meet in a half or a fourth of the rings. */
+uint32_t side_own(const struct qmempool *p, const struct member *m);
 
 /* Puts the last ones of n buffers of m, whose indices are checked, into the side ring of m in a
  * class that has side rings. Returns how many. */

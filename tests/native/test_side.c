@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * test_side.c - several side rings: every free buffer is found in whichever ring it is, two members
- * of which one frees what the other allocates share a ring with nobody, and all figures count all
- * rings.
+ * of which one frees what the other allocates share a ring with nobody, members are spread over all
+ * rings, stale slots cost a bounded number of claims, and all figures count all rings.
  */
 #define _GNU_SOURCE
 #include "alf_repair.h"
@@ -35,7 +35,8 @@ static struct member *attach(void)
 
 static const struct alf_ring *ring_of(const struct member *m)
 {
-	return &pool()->side[tag_number(m->tag) % RINGS];
+	const uint32_t n = tag_number(m->tag);
+	return &pool()->side[(n + n / RINGS) % RINGS];
 }
 
 static void create(void)
@@ -103,15 +104,21 @@ static void nothing_is_missed(struct member **m)
 	free_are(CAPACITY);
 }
 
+/* m, who owns them, frees n buffers of another member. */
+static void hand(struct member *m, const uint64_t *handle, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		EQUAL(0, qmempool_adopt(pool(), m, handle[i]));
+	EQUAL(0, qmempool_free_bulk(pool(), m, handle, n));
+}
+
 /* One member allocates bulks, and another one frees them. */
 static void pass(struct member *from, struct member *to, uint32_t times)
 {
 	uint64_t handle[BULK];
 	while (times--) {
 		EQUAL(0, qmempool_alloc_bulk(pool(), from, handle, BULK));
-		for (uint32_t i = 0; i < BULK; i++)
-			EQUAL(0, qmempool_adopt(pool(), to, handle[i]));
-		EQUAL(0, qmempool_free_bulk(pool(), to, handle, BULK));
+		hand(to, handle, BULK);
 	}
 }
 
@@ -127,6 +134,54 @@ static void a_pair_settles(struct member *from, struct member *to)
 	EQUAL(8 * BULK, ring_of(to)->q->prod - given);
 	EQUAL(cold, p->free.q->cons + p->free.q->prod);
 	free_are(CAPACITY);
+}
+
+/* If every second member frees, all rings are used. */
+static void rings_are_shared_out(struct member **first)
+{
+	struct member *m[2 * RINGS];
+	uint64_t handle[CAPACITY];
+	for (uint32_t i = 0; i < 2 * RINGS; i++)
+		m[i] = i < RINGS ? first[i] : attach();
+	EQUAL(0, qmempool_alloc_bulk(pool(), m[0], handle, CAPACITY));
+	for (uint32_t begin = 0; begin < 2; begin++) {
+		for (uint32_t i = begin; i < 2 * RINGS; i += 2)
+			hand(m[i], &handle[i], 1);
+		for (uint32_t i = 0; i < RINGS; i++)
+			EQUAL(1, alf_count(&pool()->side[i]));
+		for (uint32_t i = begin; i < 2 * RINGS; i += 2)
+			EQUAL(0, qmempool_alloc(pool(), m[0], &handle[i]));
+	}
+	free_ring_put_cold(pool(), m[0], handle, CAPACITY);
+	for (uint32_t i = RINGS; i < 2 * RINGS; i++)
+		member_release(&pool()->segment, m[i]);
+}
+
+/* Two members that take from one ring by turns, where a third one frees, part when a fourth one has
+ * filled another ring: then no position of the free ring moves any more. */
+static void pairs_part(struct member **m)
+{
+	enum { PAIRS = 2, TURNS = 64 };
+	const struct qmempool *p = pool();
+	uint64_t handle[PAIRS][BULK];
+	alf_position cold = 0, taken[PAIRS] = { 0 };
+	for (uint32_t i = 0; i < PAIRS; i++)
+		store_relaxed(&m[i]->side, 2 * SIDE_TRIES); /* the ring of m[2] */
+	for (uint32_t turn = 0; turn < 2 * TURNS; turn++) {
+		if (turn == TURNS) {
+			cold = p->free.q->cons + p->free.q->prod;
+			for (uint32_t i = 0; i < PAIRS; i++)
+				taken[i] = ring_of(m[PAIRS + i])->q->cons;
+		}
+		for (uint32_t i = 0; i < PAIRS; i++) /* who comes first misses nothing */
+			EQUAL(0, qmempool_alloc_bulk(pool(), m[(turn + i) % PAIRS],
+						     handle[(turn + i) % PAIRS], BULK));
+		for (uint32_t i = 0; i < PAIRS; i++)
+			hand(m[PAIRS + i], handle[i], BULK);
+	}
+	EQUAL(cold, p->free.q->cons + p->free.q->prod);
+	for (uint32_t i = 0; i < PAIRS; i++)
+		EQUAL(TURNS * BULK, ring_of(m[PAIRS + i])->q->cons - taken[i]);
 }
 
 /* What the member allocates next does not come from the ring of the other one, which is empty. */
@@ -151,14 +206,6 @@ static void a_pair_stays(struct member *from, struct member *to)
 		pass(from, to, 1);
 		EQUAL(BULK, ring_of(to)->q->cons - taken);
 	}
-}
-
-/* m, who owns them, frees n buffers of from. */
-static void hand(struct member *m, const uint64_t *handle, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		EQUAL(0, qmempool_adopt(pool(), m, handle[i]));
-	EQUAL(0, qmempool_free_bulk(pool(), m, handle, n));
 }
 
 /* All rings but the first one begin with STALE stale slots: a member was suspended in each, others
@@ -244,6 +291,10 @@ int main(void)
 	nothing_is_missed(m);
 	EQUAL(0, qmempool_alloc_bulk(pool(), m[0], handle, CAPACITY));
 	free_ring_put_cold(pool(), m[0], handle, CAPACITY); /* all into the free ring */
+	rings_are_shared_out(m);
+	pairs_part(m);
+	EQUAL(0, qmempool_alloc_bulk(pool(), m[0], handle, CAPACITY));
+	free_ring_put_cold(pool(), m[0], handle, CAPACITY);
 	for (uint32_t i = 0; i < RINGS; i++) {
 		a_pair_settles(m[i], m[(i + 2) % RINGS]);
 		a_pair_stays(m[i], m[(i + 2) % RINGS]);
