@@ -281,11 +281,55 @@ static void stale_slots_are_bounded(struct member **m, bool headers)
 	free_are(CAPACITY);
 }
 
+/* A segment with this word changed is refused, and the queue slot of the ring is named. */
+static void refused(shared32 *word, uint32_t slot)
+{
+	const struct segment *s = &pool()->segment;
+	struct shmpool_refusal why;
+	EQUAL(0, shmpool_check(s->base, s->size, s->fd, 1, &why));
+	(*word)++;
+	EQUAL(-EBADMSG, shmpool_check(s->base, s->size, s->fd, 1, &why));
+	EQUAL(SHMPOOL_FAULT_RING, why.fault);
+	EQUAL(slot, why.value);
+	EQUAL(-EBADMSG, shmpool_open(s->base, s->size, s->fd, "", 0));
+	EQUAL(0, shmpool_check(s->base, s->size, s->fd, 0, &why)); /* the header alone */
+	(*word)--;
+}
+
+static void rings_are_checked(void)
+{
+	refused(&pool()->free.q->room, pool()->free.id);
+	refused(&pool()->side[RINGS - 1].q->capacity, pool()->side[RINGS - 1].id);
+}
+
+/* Figures read as many slots of all rings together as of one. */
+static void figures_are_bounded(void)
+{
+	struct shmpool_geometry g = { .buffer_size = 64,
+				      .capacity = 1 << 15,
+				      .bulk = BULK,
+				      .refill_multiplier = 1,
+				      .members = 1,
+				      .queues = 1,
+				      .free_rings = RINGS };
+	const struct qmempool *p = opening_pool(memfd_pool(&g));
+	struct shmpool_stats stats;
+	for (uint32_t i = 0; i < RINGS; i++) {
+		const struct alf_ring *r = &p->side[i];
+		EQUAL(1 << 13, alf_capacity(r));
+		store_relaxed(pool_bypassed(r), (alf_position)(r->q->cons + alf_capacity(r)));
+		audit_stats((struct qmempool *)p, &stats);
+		EQUAL(i > 1, stats.estimated); /* 16,384 are read */
+	}
+}
+
 int main(void)
 {
 	struct member *m[RINGS];
 	uint64_t handle[CAPACITY];
+	figures_are_bounded();
 	create();
+	rings_are_checked();
 	for (uint32_t i = 0; i < RINGS; i++)
 		m[i] = attach();
 	nothing_is_missed(m);
