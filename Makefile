@@ -12,7 +12,7 @@
 # make bench-native   the C core beside other rings and allocators
 # make bench-instructions   instructions of each operation, compared with those that are kept
 # make bench-arrays   bench-bridge  bench-chains  bench-daemon  bench-executor  bench-free-ring  bench-futex-page  bench-growth  bench-headers
-#      bench-import   bench-lanes  bench-net  bench-objects  bench-recovery  bench-topics  bench-wakeups  bench-warm
+#      bench-import   bench-lanes  bench-net  bench-objects  bench-recovery  bench-side-rings  bench-topics  bench-wakeups  bench-warm
 #                     each one subject of docs/
 #
 # make sweep          kills a member at every instruction of every operation (about an hour on two cores), measures
@@ -46,7 +46,7 @@ SOURCES := pyproject.toml setup.py shmpool/native/flags $(wildcard shmpool/hot/*
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all help demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-futex-page bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-bridge bench-import sweep pairs soak soak-bridge steer aarch64 mutants relacy fuzz docs site release share deb tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-lanes bench-headers bench-free-ring bench-futex-page bench-side-rings bench-growth bench-warm bench-daemon bench-wakeups bench-net bench-bridge bench-import sweep pairs soak soak-bridge steer aarch64 mutants relacy fuzz docs site release share deb tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -274,6 +274,10 @@ bench-free-ring: $(VENV)/.demo
 bench-futex-page:
 	$(MAKE) -C clients/bench/native futex_page
 	clients/bench/native/build/gcc/futex_page
+
+bench-side-rings:
+	$(MAKE) -C clients/bench/native side_lines
+	clients/bench/native/build/gcc/side_lines
 
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)

@@ -47,7 +47,7 @@ HEAD = """
     languages that only read figures need this page; who writes needs the rules at the head of each
     header in `shmpool/native/` too. Another version of the layout is refused
     at `attach`: `magic`, `version`, `layout_hash` and `checksum` are compared, and every offset is
-    computed again from the geometry.
+    computed again from the geometry. So are the capacities of the rings of free buffers.
 """
 
 

@@ -122,18 +122,38 @@ def _limits(why: Native, option: Option, beside: Native) -> str:
     """Returns what narrows the range of a refused option of that geometry."""
     parts, number = classes_of(beside), why.size_class
     if why.option == lib.SHMPOOL_QUEUES:
-        n, warm = len(parts), option.most - why.most - len(parts) + 1  # rings of their own: side.h
-        if beside.free_rings:
-            return f"free_rings is {beside.free_rings}, in {n} size class{'es' * (n > 1)}"
-        if n == 1:
-            return f"buffer_size is {parts[0].buffer_size}"
-        return f"buffer_size has {n} values" + (f", {warm} of them large" if warm else "")
+        return _ring_limits(int(option.most or 0), why.most, beside)
     if why.option == lib.SHMPOOL_BUFFER_SIZE and why.least > option.least:
         return f"buffer_size[{number - 1}] is {parts[number - 1].buffer_size}"
     return " and ".join(
         f"{other} is {getattr(parts[number] if other in BY_CLASS else beside, other)}"
         for other in option.limited_by
     )
+
+
+def _ring_limits(most: int, left: int, beside: Native) -> str:
+    """Returns what leaves so many of the most queues: size classes and their rings (side.h).
+
+    Names free_rings only if a lower one would leave more, and then buffer_size only if no lower
+    one would leave enough.
+    """
+    without, least = ffi.new("struct shmpool_geometry *"), ffi.new("struct shmpool_refusal *")
+    without[0], without.free_rings, without.queues = beside[0], 0, most
+    parts, names = classes_of(beside), []
+    fixed = most - least.most if lib.shmpool_plan(without, least) else 0
+    made = most - left - fixed
+    if made:
+        said = f"free_rings is {beside.free_rings}"
+        names.append(said if made == beside.free_rings else f"{said}, which makes {made} rings")
+    if not names or beside.queues > most - fixed:
+        n, warm = len(parts), fixed - len(parts) + 1
+        large = f", {warm} of them large" if warm else ""
+        names.append(
+            f"buffer_size has {n} values{large}"
+            if n > 1
+            else f"buffer_size is {parts[0].buffer_size}"
+        )
+    return " and ".join(names)
 
 
 def _int64(value: SupportsIndex | None, option: str) -> int:

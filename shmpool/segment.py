@@ -89,6 +89,8 @@ _FAULTS: dict[int, str] = {
     lib.SHMPOOL_FAULT_OFFSETS: "its offsets do not follow from its geometry",
     lib.SHMPOOL_FAULT_CHECKSUM: "its header's checksum is {value:#x}, of what it holds "
     "{expected:#x}",
+    lib.SHMPOOL_FAULT_RING: "its ring of free buffers in queue slot {value} does not follow from "
+    "its geometry, or holds more than it has room for",
 }
 
 
@@ -248,7 +250,7 @@ class Segment(SegmentBase):
             yield
         except errors.SegmentInvalid:
             why = ffi.new("struct shmpool_refusal *")
-            code = lib.shmpool_check(self.base, self.size, self.fd, why)
+            code = lib.shmpool_check(self.base, self.size, self.fd, True, why)
             self.close()
             if code == 0:
                 raise  # the second check found no reason
@@ -310,7 +312,7 @@ def state_of(fd: int) -> tuple[int, bool]:
     header = bytearray(HEADER)
     os.preadv(fd, [header], 0)
     native = ffi.from_buffer(header)
-    code: int = lib.shmpool_check(native, size, fd, ffi.new("struct shmpool_refusal *"))
+    code: int = lib.shmpool_check(native, size, fd, False, ffi.new("struct shmpool_refusal *"))
     return code, code == 0 and bool(lib.shmpool_left(native))
 
 

@@ -205,6 +205,23 @@ def test_many_stale_slots(make_pool: MakePool, craft: Craft) -> None:
     assert stats.capacity == stats.free + stats.held
 
 
+@pytest.mark.parametrize(("stale", "estimated"), [(1, False), (4, True)])
+def test_stale_slots_of_many_rings(
+    make_pool: MakePool, craft: Craft, stale: int, estimated: bool
+) -> None:
+    """stats() reads no more slots of several rings of free buffers than of one."""
+    slots = 1 << 13  # of each side ring
+    pool = make_pool(
+        buffer_size=64, capacity=4 * slots, prealloc=4 * slots, cache_size=0, free_rings=4
+    )
+    pool.alloc_many(4 * slots).free()  # as many into the caller's side ring as it has room for
+    segment = craft(pool)
+    bypassed = row(segment.queues, "queue.bypassed")
+    for i in range(stale):
+        segment.write(bypassed.word(bypassed.count - 1 - i), 2 * slots)
+    assert (4 * slots, estimated) == (pool.stats().free, pool.stats().estimated)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -229,13 +246,13 @@ def test_a_damaged_pool_is_read_in_time(make_pool: MakePool, craft: Craft) -> No
     pool = make_pool(buffer_size=64, capacity=1 << 16, prealloc=1 << 16, members=4095, queues=1023)
     pool.create_queue("q", capacity=8)
     segment = craft(pool)
-    for words in segment.members:
-        fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
-    for words in segment.queues:
-        if words.width > 1:
-            fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
-    fill(segment, row(segment.queues, "queue.queue.capacity"), 1 << 20)
     with View(pool.name) as view:
+        for words in segment.members:
+            fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
+        for words in segment.queues:
+            if words.width > 1:
+                fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
+        fill(segment, row(segment.queues, "queue.queue.capacity"), 1 << 20)
         calls: list[Callable[[], object]] = [pool.stats, pool.members, pool.audit, view.stats]
         calls += [view.queues, view.members, view.dead, view.operating]
         for call in calls:

@@ -129,7 +129,7 @@ def claim_lanes(segment: Segment) -> None:
         "queue.laned": lambda: chance.randrange(1, QUEUES),
     }
     for words in segment.queues:
-        for i in range(words.count if words.name in values else 0):
+        for i in range(1, QUEUES + 1 if words.name in values else 0):
             segment.write(words.word(i), values[words.name]())
     for words in segment.lanes:
         for queue in range(1, QUEUES):

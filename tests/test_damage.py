@@ -167,6 +167,29 @@ def test_every_word_of_the_header(
     assert int(run(CHANGED_WORDS, pool.name, pool_name, SHARED_OFFSET)) > 200
 
 
+@pytest.mark.parametrize("ring", ["free", "side", "warm"])
+@pytest.mark.parametrize("name", ["capacity", "room", "id", "flags", "backed", "prod", "cons"])
+def test_a_damaged_ring_of_free_buffers(make_pool: MakePool, name: str, ring: str) -> None:
+    """A ring that is not as the geometry says, or holds more than it has room for, is
+    SegmentInvalid that names it."""
+    sizes = {"buffer_size": [64, 1 << 20], "capacity": [1024, 4], "prealloc": [1024, 0]}
+    pool = make_pool(**SMALL | sizes, bulk=16, cache_size=0, free_rings=3)
+    pool.alloc_many(64).free()  # into a side ring
+    words = Segment(f"/dev/shm/shmpool.{pool.name}")
+    (found,) = [row for row in words.queues if row.name == f"queue.queue.{name}"]
+    slot = {"free": 0, "side": found.count - 2, "warm": found.count - 1}[ring]
+    word = found.word(slot)
+    right = words.read(word)
+    for call in (shmpool.Pool.attach, View):
+        for value in (right + 2**20, right ^ 1 << 8 * word.width - 1):
+            words.write(word, value)
+            with pytest.raises(shmpool.SegmentInvalid, match=f"in queue slot {slot} does not"):
+                call(pool.name)
+        words.write(word, right)
+        call(pool.name).close()
+    words.close()
+
+
 @pytest.mark.parametrize("number", [9, 2**32, 2**63, 2**64 - 1])
 def test_a_damaged_number_of_size_classes(make_pool: MakePool, number: int) -> None:
     """It is SegmentInvalid that says how many there can be."""

@@ -4,6 +4,7 @@
 import functools
 import multiprocessing as mp
 import os
+import subprocess
 import threading
 import time
 
@@ -11,6 +12,8 @@ import pytest
 from conftest import MakePool
 
 import shmpool
+from clients.bench import instructions
+from clients.bench.building import built
 from shmpool.geometry import free_rings_of
 
 CAPACITY = 1024
@@ -134,11 +137,37 @@ def test_the_option(make_pool: MakePool) -> None:
         sharing(make_pool, 3, queues=1021)
     with pytest.raises(shmpool.InvalidArgument, match='from 0 to 32, or "auto"'):
         sharing(make_pool, 33)
+    with pytest.raises(shmpool.InvalidArgument, match=r"to 1022, as buffer_size is 1048576$"):
+        make_pool(buffer_size=1 << 20, capacity=4, queues=1023, free_rings=8)  # its warm ring
+    both = functools.partial(make_pool, buffer_size=[64, 1 << 20], capacity=[1024, 4], free_rings=3)
+    large = "buffer_size has 2 values, 1 of them large"
+    for queues, why in (1021, "free_rings is 3$"), (1022, f"free_rings is 3 and {large}$"):
+        with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to 1018, as {why}"):
+            both(queues=queues)
     most = CAPACITY // (4 * sharing(make_pool, 32).geometry.bulk)  # that it has room for
     assert 0 < most < 32
     sharing(make_pool, 32, queues=1023 - most)
-    with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to {1023 - most}, as"):
+    why = f"free_rings is 32, which makes {most} rings$"
+    with pytest.raises(shmpool.InvalidArgument, match=f"from 1 to {1023 - most}, as {why}"):
         sharing(make_pool, 32, queues=1024 - most)
+
+
+@pytest.mark.slow
+def test_pairs_have_rings_of_their_own() -> None:
+    """Where there are twice as many rings as pairs, each pair soon has one for itself, in whichever
+    order their members attach; with as many, some pairs at most meet in one."""
+    if lack := instructions.missing():
+        pytest.skip(lack)
+    printed = subprocess.run(
+        [built("side_lines")], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()[2:]]
+    assert 12 == len(rows)
+    for pairs, rings, attached, transfers, cold in rows:
+        some = 0.2 if attached != "any order" else 0.8
+        most = 0 if int(rings) > int(pairs) else some
+        assert float(transfers) <= most, (pairs, rings, attached)
+        assert float(cold) <= most / 4, (pairs, rings, attached)
 
 
 @pytest.mark.parametrize(("cores", "rings"), [(None, 0), (2, 0), (7, 0), (8, 8), (64, 32)])

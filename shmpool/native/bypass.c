@@ -8,7 +8,6 @@
 #include "wait.h"
 
 #define ANNOUNCE_TRIES 64 /* compare-and-swaps lost to others that raise the limit */
-#define STALE_TRIES 64u   /* claims of only stale slots before the ring counts as empty */
 #define BYPASS_REST_NS 2000000ll
 
 /* Announces that slots of the ring before limit may be stale. False if it lost ANNOUNCE_TRIES
@@ -118,10 +117,12 @@ static bool take_claimed(const struct qmempool *p, struct member *m, const struc
 }
 
 uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-			    uint64_t *handle, uint32_t claimed, uint32_t n)
+			    uint64_t *handle, uint32_t claimed, uint32_t n, uint32_t *tries)
 {
-	uint32_t good = 0;
-	for (uint32_t tries = STALE_TRIES; claimed;) {
+	uint32_t good = 0, alone = BYPASS_TRIES;
+	if (!tries)
+		tries = &alone;
+	while (claimed) {
 		uint64_t op = load_relaxed(&m->op);
 		alf_position cons = load_relaxed(&r->q->cons);
 		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));
@@ -131,8 +132,9 @@ uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, const st
 		for (uint32_t i = 0; i < claimed; i++)
 			if (take_claimed(p, m, r, op, handle_index(handle[i])))
 				handle[good++] = handle[i];
-		if (good || !--tries)
+		if (good || !*tries)
 			break; /* never between a claim and the check of its slots */
+		--*tries;
 		claimed = alf_claim(r, &m->op, handle, n, ALF_MULTI);
 	}
 	return good;

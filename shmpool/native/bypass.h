@@ -42,9 +42,14 @@ static inline bool bypass_needed(const struct qmempool *p)
 uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 		     uint32_t most);
 
+/* Claims that a search of one or more rings makes after claims of only stale slots. When they are
+ * used up, a ring that has stale slots at its head counts as empty after the first claim. */
+#define BYPASS_TRIES 64u
+
 /* Makes those of the buffers just claimed from r, a ring of free buffers, m's whose slots are not
- * stale. Claims up to n more while there are none. Returns how many. */
+ * stale. While there are none, claims up to n more, up to *tries times, and subtracts these claims
+ * from *tries; NULL stands for BYPASS_TRIES. Returns how many buffers. */
 uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-			    uint64_t *handle, uint32_t claimed, uint32_t n);
+			    uint64_t *handle, uint32_t claimed, uint32_t n, uint32_t *tries);
 
 #endif

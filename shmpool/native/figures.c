@@ -14,20 +14,52 @@
 #include "recover.h"
 #include "topic.h"
 
-#define STALE_SAMPLES 16384 /* slots that count_stale() reads: below 2 ms */
+/* Slots that one call reads to count stale ones: below 2 ms; and one more in each ring. */
+#define STALE_SAMPLES 16384
+
+/* The slots that a call reads, in all rings of free buffers that it counts. */
+struct samples {
+	uint64_t slots; /* that may be stale */
+	uint64_t left;  /* to read */
+	uint64_t estimated;
+};
+
+/* Returns how many slots of a ring of free buffers may be stale, from *cons on. */
+static uint64_t may_be_stale(const struct qmempool *p, const struct alf_ring *r, alf_position *cons)
+{
+	*cons = load_acquire(&r->q->cons); /* [CONS] */
+	alf_distance ahead = (alf_distance)(load_relaxed(pool_bypassed(r)) - *cons);
+	if (ahead <= 0 || !audit_stale(p, r, *cons))
+		return 0;
+	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1;
+	return n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment) ? 0 : n;
+}
+
+/* Adds the rings of a class to those that are counted. */
+static void add_samples(const struct qmempool *p, struct samples *s)
+{
+	alf_position cons;
+	s->slots += may_be_stale(p, &p->free, &cons);
+	for (uint32_t i = 0; i < p->sides; i++)
+		s->slots += may_be_stale(p, &p->side[i], &cons);
+	s->left += 1 + p->sides;
+}
 
 /* Counts the stale slots of a ring of free buffers: their buffers were taken from behind a
- * suspended member. If there are many slots, reads some at equal distances and sets *estimated. */
-static uint64_t count_stale(const struct qmempool *p, const struct alf_ring *r, uint64_t *estimated)
+ * suspended member. If there are many in all rings, reads some at equal distances, the same in each
+ * ring unless slots have become stale since add_samples(). */
+static uint64_t count_stale(const struct qmempool *p, const struct alf_ring *r, struct samples *s)
 {
-	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
-	alf_distance ahead = (alf_distance)(load_relaxed(pool_bypassed(r)) - cons);
-	if (ahead <= 0 || !audit_stale(p, r, cons))
+	alf_position cons;
+	const uint64_t n = may_be_stale(p, r, &cons);
+	uint64_t apart = (s->slots + STALE_SAMPLES - 1) / STALE_SAMPLES, found = 0;
+	if (!n || !s->left) {
+		s->estimated |= n != 0;
 		return 0;
-	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;
-	if (n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment))
-		return 0;
-	uint64_t apart = (n + STALE_SAMPLES - 1) / STALE_SAMPLES, samples = n / apart;
+	}
+	apart = apart * s->left < n ? (n + s->left - 1) / s->left : apart;
+	const uint64_t samples = (n + apart - 1) / apart;
+	s->left -= samples;
 	for (uint64_t k = 0; k < samples; k++) {
 		alf_position at = (alf_position)(cons + k * apart);
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
@@ -37,35 +69,39 @@ static uint64_t count_stale(const struct qmempool *p, const struct alf_ring *r, 
 			 load_acquire(&pool_buffer(p, (uint32_t)index)->owner) !=
 				 owner_transit(r->id, at); /* [OWNER] */
 	}
-	*estimated |= apart > 1;
+	s->estimated |= apart > 1;
 	return found * n / samples;
 }
 
 /* Counts the buffers in a ring of free buffers. */
-static uint64_t count_free(const struct qmempool *p, const struct alf_ring *r, uint64_t *estimated)
+static uint64_t count_free(const struct qmempool *p, const struct alf_ring *r, struct samples *s)
 {
-	uint64_t in_ring = alf_count(r), stale = count_stale(p, r, estimated);
+	uint64_t in_ring = alf_count(r), stale = count_stale(p, r, s);
 	return in_ring > stale ? in_ring - stale : 0;
 }
 
 /* Counts the buffers of a class that exist, and those in its free ring and its side rings. */
-static void count_class(struct qmempool *p, struct shmpool_class_stats *of,
-			struct shmpool_stats *out)
+static void count_class(struct qmempool *p, struct shmpool_class_stats *of, struct samples *s)
 {
 	of->created = slab_created(&p->segment);
-	of->free = count_free(p, &p->free, &out->estimated);
+	of->free = count_free(p, &p->free, s);
 	for (uint32_t i = 0; i < p->sides; i++)
-		of->free += count_free(p, &p->side[i], &out->estimated);
-	out->created += of->created;
-	out->free += of->free;
+		of->free += count_free(p, &p->side[i], s);
 }
 
 void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 {
 	const struct segment *s = &p->segment;
 	memset(out, 0, sizeof(*out));
+	struct samples samples = { .left = STALE_SAMPLES };
 	for (uint32_t i = 0; i < segment_classes(s); i++)
-		count_class(pool_class(p, i), &out->classes[i], out);
+		add_samples(pool_class(p, i), &samples);
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		count_class(pool_class(p, i), &out->classes[i], &samples);
+		out->created += out->classes[i].created;
+		out->free += out->classes[i].free;
+	}
+	out->estimated = samples.estimated;
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *r = queue_ring(p, i);
 		if (!r)
@@ -112,14 +148,15 @@ int shmpool_stats(int pool, struct shmpool_stats *out)
 int shmpool_class_stats(int pool, uint32_t number, struct shmpool_class_stats *out)
 {
 	struct qmempool *p = opening_pool((uint32_t)pool);
-	struct shmpool_stats sums = { 0 };
+	struct samples samples = { .left = STALE_SAMPLES };
 	if (!p)
 		return opening_missing((uint32_t)pool);
 	if (number >= segment_classes(&p->segment))
 		return -EINVAL;
 	const struct segment *s = &pool_class(p, number)->segment;
 	*out = (struct shmpool_class_stats) { 0 };
-	count_class(pool_class(p, number), out, &sums);
+	add_samples(pool_class(p, number), &samples);
+	count_class(pool_class(p, number), out, &samples);
 	for (uint32_t i = 0; i < s->members && s->geometry.cache_size; i++) {
 		const struct member *m = segment_member(s, i);
 		if (!member_gone(load_acquire(&m->identity))) /* [MEMBER] */

@@ -27,7 +27,7 @@ put_full(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t 
 {
 	do {
 		uint64_t moved[BULK_MAX];
-		int k = *rounds ? transfer_free(p, m, moved, BULK_MAX) : 0;
+		int k = *rounds ? transfer_free(p, m, moved, BULK_MAX, NULL) : 0;
 		if (k <= 0) { /* or a member is suspended at its head */
 			pool_abandon(p, handle, n, 0);
 			return;

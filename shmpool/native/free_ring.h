@@ -24,7 +24,7 @@ static ALWAYS_INLINE int free_ring_take(struct qmempool *p, struct member *m, ui
 {
 	if (unlikely(side_has(p)))
 		return side_take(p, m, handle, n);
-	return transfer_free(p, m, handle, n);
+	return transfer_free(p, m, handle, n, NULL);
 }
 
 /* True if there are n buffers or more at the head of a ring from which m would take them. */

@@ -151,7 +151,7 @@ struct member {
 	uint64_t cache_bottom;       /* handles stolen or flushed, and the cache's lock: cache.h */
 	uint64_t cache_pushed;       /* handles pushed, a counter */
 	uint32_t tag;                /* names the member in owner words: owner.h */
-	uint32_t side;               /* a hint: the side ring in which to search next */
+	uint32_t side;               /* a hint: the side ring in which to search next: side.c */
 	uint64_t counters[COUNTERS]; /* member_count() */
 	/* Nonzero: the kernel may write to its buffers, and the place of the socket: device.h */
 	uint64_t device;

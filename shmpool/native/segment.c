@@ -313,3 +313,41 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 		return refuse(why, SHMPOOL_FAULT_CHECKSUM, h.checksum, header_checksum(h));
 	return 0;
 }
+
+/* True if those words of a ring of free buffers that never change are as slab_create() makes them,
+ * and its positions hold no more than it has room for, also while others move them. */
+static bool ring_is_sound(const struct segment *s, uint32_t slot, uint64_t room)
+{
+	const struct alf_queue *q = &segment_queue(s, slot)->queue;
+	/* Neither position moves back. */
+	const alf_position before = alf_end(load_acquire(&q->prod)); /* [PROD] */
+	const alf_position cons = load_acquire(&q->cons);            /* [CONS] */
+	const alf_position after = alf_end(load_acquire(&q->prod));  /* [PROD] */
+	return load_relaxed(&q->capacity) == room && load_relaxed(&q->room) == room &&
+	       load_relaxed(&q->backed) == room && load_relaxed(&q->id) == slot &&
+	       load_relaxed(&q->flags) == 0 && (alf_distance)(after - cons) >= 0 &&
+	       (alf_distance)(cons + room - before) >= 0;
+}
+
+/* Returns the queue slot of a ring of free buffers that is corrupted, or the number of queue slots
+ * if there is none. */
+static uint32_t unsound_ring(const struct segment *s)
+{
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		const struct segment view = segment_view(s, i);
+		const struct segment_part *part = &s->part[i];
+		const uint32_t slot = segment_free_slot(&view);
+		if (!ring_is_sound(s, slot, (uint64_t)view.geometry.capacity))
+			return slot;
+		for (uint32_t k = 0; k < part->sides; k++)
+			if (!ring_is_sound(s, part->side_slot + k, part->side_room))
+				return part->side_slot + k;
+	}
+	return s->rings;
+}
+
+int segment_check_rings(const struct segment *s, struct shmpool_refusal *why)
+{
+	const uint32_t slot = unsound_ring(s);
+	return slot < s->rings ? refuse(why, SHMPOOL_FAULT_RING, slot, 0) : 0;
+}

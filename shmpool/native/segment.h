@@ -4,7 +4,8 @@
  * reserves its memory.
  *
  *     segment_init     the creator only, on a new mapping
- *     segment_check    any process, on a mapping that may contain anything
+ *     segment_check, segment_check_rings
+ *                      any process, on a mapping that may contain anything
  *     segment_reserve  any member at any time; reserving a range twice changes nothing
  */
 #ifndef SHMPOOL_SEGMENT_H
@@ -73,10 +74,14 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 int segment_init(struct segment *s, char *base, int fd);
 void segment_ready(struct segment *s);
 
-/* Checks the size bytes at base before anything in them is believed. 0; -EBADMSG and *why; -EAGAIN
- * if its creator has not finished. */
+/* Checks the header of a segment of size bytes before anything in it is believed. 0; -EBADMSG and
+ * *why; -EAGAIN if its creator has not finished. */
 int segment_check(struct segment *s, char *base, uint64_t size, int fd,
 		  struct shmpool_refusal *why);
+
+/* Afterwards, in a mapping of the whole segment: checks the words of its free rings and side rings.
+ * 0, or -EBADMSG and *why. */
+int segment_check_rings(const struct segment *s, struct shmpool_refusal *why);
 
 /* True if fd is open on the segment's file. */
 bool segment_is(const struct segment *s, int fd);

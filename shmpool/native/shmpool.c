@@ -53,11 +53,14 @@ int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g)
 	return guard_watched(error);
 }
 
-int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_refusal *why)
+int shmpool_check(void *base, uint64_t size, int fd, int whole, struct shmpool_refusal *why)
 {
 	struct segment s;
 	guard_watch(base, size);
-	return guard_watched(segment_check(&s, base, size, fd, why));
+	int error = segment_check(&s, base, size, fd, why);
+	if (!error && whole)
+		error = segment_check_rings(&s, why);
+	return guard_watched(error);
 }
 
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
@@ -69,6 +72,8 @@ int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 	madvise(base, size, MADV_DONTDUMP); /* or a core file would contain all payloads */
 	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, &why);
+	if (!error)
+		error = segment_check_rings(&s, &why);
 	if (path)
 		strcpy(s.path, path);
 	s.writes = path != NULL;

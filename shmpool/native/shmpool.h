@@ -93,7 +93,8 @@ enum shmpool_fault {
 	SHMPOOL_FAULT_SIZE, /* value: bytes of the file; expected: those that its header says */
 	SHMPOOL_FAULT_FILE, /* fstat() fails */
 	SHMPOOL_FAULT_OFFSETS,
-	SHMPOOL_FAULT_CHECKSUM
+	SHMPOOL_FAULT_CHECKSUM,
+	SHMPOOL_FAULT_RING /* value: queue slot of a free ring or side ring */
 };
 struct shmpool_refusal {
 	uint32_t fault;
@@ -225,9 +226,9 @@ int shmpool_node(void *base, uint64_t size, int64_t node);
 /* Makes an empty pool in a new file. Returns what segment_reserve() does; with SHMPOOL_HUGE_ALWAYS
  * -EOPNOTSUPP if the kernel makes no huge pages, -EAGAIN if it has none now. */
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g);
-/* Checks a segment, or its header alone, before any of it is used. 0; -EBADMSG and *why; -EAGAIN if
- * its creator has not finished. */
-int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_refusal *why);
+/* Checks a segment of size bytes before any of it is used; only its header unless whole, that is if
+ * base is a mapping of all of it. 0; -EBADMSG and *why; -EAGAIN if its creator has not finished. */
+int shmpool_check(void *base, uint64_t size, int fd, int whole, struct shmpool_refusal *why);
 /* 0 if this process can open one more pool, or -EXFULL. */
 int shmpool_room(void);
 /* Reads the options of an open pool: this process's copy, which was checked. */

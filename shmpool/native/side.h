@@ -15,14 +15,15 @@
  *
  *     1. from its own ring,
  *     2. from the ring that it remembers: the last one that had something for it,
- *     3. from the free ring,
- *     4. from each other side ring.
+ *     3. from another ring, each time the next one, if that is more than half full,
+ *     4. from the free ring,
+ *     5. from each other side ring.
  *
  * When 1 and 2 have nothing SIDE_TRIES times, one after the other, it remembers the next ring
  * instead. So where one member always frees what another one allocates, the second one soon takes
  * from the ring of the first one. Where several pairs do, each finds a ring that has something: two
- * of them may take from each other's. An empty ring is found empty by reading lines that nobody
- * writes.
+ * of them may take from each other's. If they meet in one ring, another one fills up, and 3 leads
+ * one of them there. An empty ring is found empty by reading lines that nobody writes.
  *
  * Who may call what at the same time: any number of members, each with its own struct member.
  *
@@ -47,17 +48,24 @@ static inline bool side_has(const struct qmempool *p)
 	return p->sides;
 }
 
+/* Returns the number of the side ring into which m frees, in a class that has side rings. Each
+ * round of members begins one ring later than the round before: where every second or fourth member
+ * frees, these do not meet in a half or a fourth of the rings. */
+uint32_t side_own(const struct qmempool *p, const struct member *m);
+
 /* Puts the last ones of n buffers of m, whose indices are checked, into the side ring of m in a
  * class that has side rings. Returns how many. */
 uint32_t side_put(const struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* Takes up to n buffers for m from side rings or the free ring of a class that has side rings.
- * Returns as transfer_out(); 0 if all were empty or obstructed when they were read. */
+ * Returns as transfer_out(); 0 if all were empty or obstructed when they were read. All rings share
+ * BYPASS_TRIES claims of only stale slots, and each has one claim more: what is behind more stale
+ * slots than these pass is left to the next call, and to bypass_take(). */
 int side_take(const struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
 
-/* The same from one side ring. */
+/* The same from one side ring. tries is that of bypass_check_claim(). */
 int side_take_from(const struct qmempool *p, struct member *m, uint32_t number, uint64_t *handle,
-		   uint32_t n);
+		   uint32_t n, uint32_t *tries);
 
 /* True if there are n buffers or more at the head of the ring from which m would take them. */
 bool side_ready(const struct qmempool *p, const struct member *m, uint32_t n);

@@ -112,15 +112,16 @@ static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t cap
 
 /* Takes 1 to n buffers from a ring for m: from a named queue, with p and m of class 0, or from the
  * free ring or a side ring of p. Returns how many, 0 if the ring is empty, -EBADMSG if
- * what it holds is no index. named is false for a ring of free buffers. */
+ * what it holds is no index. named is false for a ring of free buffers; tries is that of
+ * bypass_check_claim() there. */
 static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m,
 				      const struct alf_ring *r, uint64_t *handle, uint32_t n,
-				      enum alf_side side, bool named)
+				      enum alf_side side, bool named, uint32_t *tries)
 {
 	uint32_t got = alf_claim(r, &m->op, handle, n, side);
 	bool well = true;
 	if (!named && unlikely(load_seq_cst(pool_bypassed(r)))) /* [BYPASS] */
-		got = bypass_check_claim(p, m, r, handle, got, n);
+		got = bypass_check_claim(p, m, r, handle, got, n, tries);
 	/* Read once: the compiler cannot know that no store below changes them. */
 	struct buffer *const buffers = p->buffers;
 	const uint32_t capacity = named ? p->total : p->capacity, id = r->queue;
@@ -143,14 +144,14 @@ static ALWAYS_INLINE int transfer_out(const struct qmempool *p, struct member *m
 				      const struct alf_ring *r, uint64_t *handle, uint32_t n,
 				      enum alf_side side)
 {
-	return transfer_any(p, m, r, handle, n, side, true);
+	return transfer_any(p, m, r, handle, n, side, true, NULL);
 }
 
 /* The same from the free ring. */
 static ALWAYS_INLINE int transfer_free(const struct qmempool *p, struct member *m, uint64_t *handle,
-				       uint32_t n)
+				       uint32_t n, uint32_t *tries)
 {
-	return transfer_any(p, m, &p->free, handle, n, ALF_MULTI, false);
+	return transfer_any(p, m, &p->free, handle, n, ALF_MULTI, false, tries);
 }
 
 #endif

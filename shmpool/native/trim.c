@@ -88,7 +88,8 @@ static void collect(struct collection *c, struct member *m)
 	while (left) {
 		/* Small, since other members cannot get these buffers for a moment. */
 		uint64_t bulk = left / SHARE + 1;
-		int got = transfer_free(p, m, some, bulk < BULK_MAX ? (uint32_t)bulk : BULK_MAX);
+		int got = transfer_free(p, m, some, bulk < BULK_MAX ? (uint32_t)bulk : BULK_MAX,
+					NULL);
 		uint32_t n = 0;
 		if (got <= 0)
 			break;
@@ -113,7 +114,7 @@ static void cool(struct qmempool *p, struct member *m)
 	uint64_t some[BULK_MAX];
 	for (uint32_t i = 0; i < p->sides; i++) {
 		uint32_t left = alf_count(&p->side[i]);
-		for (int got; left && (got = side_take_from(p, m, i, some, BULK_MAX)) > 0;) {
+		for (int got; left && (got = side_take_from(p, m, i, some, BULK_MAX, NULL)) > 0;) {
 			free_ring_put_cold(p, m, some, (uint32_t)got);
 			left -= (uint32_t)got < left ? (uint32_t)got : left;
 		}

@@ -15,7 +15,7 @@
 /* Returns the ring into which a few buffers go that m frees: its side ring, if there is one. */
 static const struct alf_ring *ring_of(const struct scene *s, const struct member *m)
 {
-	return side_has(s->of) ? &s->of->side[tag_number(m->tag) % s->of->sides] : &s->of->free;
+	return side_has(s->of) ? &s->of->side[side_own(s->of, m)] : &s->of->free;
 }
 
 /* These run in a child, which then ends without detaching. */

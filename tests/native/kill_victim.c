@@ -539,6 +539,7 @@ void check_segment(struct scene *s)
 	struct shmpool_audit audit;
 	struct shmpool_refusal why;
 	int error = segment_check(&made, s->made.base, s->made.size, s->made.fd, &why);
+	DEMAND(error || segment_check_rings(&made, &why) == 0);
 	DEMAND(error == 0 || error == -EAGAIN);
 	DEMAND(error == 0 || s->report->result == PENDING);
 	if (error)
