@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _in_words(least: float | None, most: float | None) -> str:
     """The limits of a range, which click itself shows as x>=1."""
-    return f"from {least}" if most is None else f"from {least} to {most}"
+    return f"from {least} on" if most is None else f"from {least} to {most}"
 
 
 class IntRange(click.IntRange):
