@@ -18,6 +18,9 @@ def timeout_seconds(timeout: float | None, /) -> float:
         InvalidArgument: it is negative or NaN.
     """
 
+def forks_by_kernel() -> bool:
+    """True if madvise(2) keeps memory from forked children."""
+
 def has_membarrier() -> bool:
     """True if membarrier(2) works, which caches need."""
 

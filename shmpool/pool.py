@@ -80,6 +80,8 @@ class Pool(PoolBase):
     call that waits raises PoolReplaced once the name stands for another pool (see replaced).
     Without a timeout a call waits as long as it takes; Ctrl-C and other signals interrupt it.
 
+    Attributes: name, readonly, geometry; of the first size class buffer_size, capacity, headroom.
+
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-pool", buffer_size=2048, capacity=1024) as pool:
     ...     with pool.alloc() as buf:

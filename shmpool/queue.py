@@ -49,6 +49,9 @@ class AlfQueue(QueueBase, Taken[Buffer, Burst], Filled):
     QueueBusy. An AlfQueue pickles to its name, so it can be an argument of a multiprocessing
     process. Every method raises PoolClosed if the queue object or its pool is closed.
 
+    Attributes: capacity, producers, consumers, on_death, max_redeliveries, memory, lanes; what they
+    are is said at create_queue.
+
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-queue", buffer_size=64, capacity=64) as pool:
     ...     work = pool.create_queue("work", capacity=8)

@@ -3,8 +3,10 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import itertools
+import mmap
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
@@ -16,6 +18,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -510,6 +513,41 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     for daemon in made:
         daemon.close()
     assert [] == [error for daemon in made for error in daemon.asyncio_errors()]
+
+
+MADV_WIPEONFORK = 18
+
+
+@functools.cache
+def _wiped_on_fork() -> bool:
+    """Whether a forked child reads zeros where its parent asked for it. A child is asked, since
+    qemu-user before version 8 says yes and does nothing."""
+    memory = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[0] = 1
+    memory.madvise(MADV_WIPEONFORK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the child ignores
+        child = os.fork()
+    if child == 0:
+        os._exit(memory[0])
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def need_wiped_memory() -> None:
+    """For tests of fork(2) past the C library, and so past its fork handlers."""
+    if not _wiped_on_fork():
+        pytest.skip("madvise(MADV_WIPEONFORK) does nothing here, as under qemu-user before 8")
+
+
+def need_own_stat() -> None:
+    """For tests in which a process reads its own /proc/self/stat, which emulators make up: its name
+    and the time of its start are not those that other processes see."""
+    seen = []
+    for path in ("/proc/self/stat", "/proc/self/task/../stat"):  # emulators know the first one only
+        name, _, rest = Path(path).read_bytes().rpartition(b")")
+        seen.append((name, rest.split()[19]))
+    if seen[0] != seen[1]:
+        pytest.skip("/proc/self/stat is made up here, as under qemu-user")
 
 
 METHODS = ("fork", "spawn", "forkserver")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
-# steer_kernel.c replaces opening.c, process.c and token.c; the other files wrap, only observe, or
-# wake event loops from a thread of their own.
-LEFT_OUT = ["figures", "guard", "opening", "process", "shmpool", "token"]
+# steer_kernel.c replaces opening.c, process.c and token.c, which forked.c serves. The other files
+# wrap, only observe, or wake event loops from a thread of their own.
+LEFT_OUT = ["figures", "forked", "guard", "opening", "process", "shmpool", "token"]
 LEFT_OUT += ["helper", "pages", "place", "tend", "uring", "waker"]
 WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
 

@@ -124,10 +124,17 @@ class Lists(Scripted, Batch):
 
 
 class Fields(Scripted, Columns):
-    """Receives arrays of fields, of up to 100 messages."""
+    """Sends and receives arrays of fields. Receives up to 100 messages."""
 
     def column_writer(self, channel: int) -> Callable[[Any, Any], None]:
-        raise NotImplementedError
+        size = self.spec.size
+        pack, body = message.packer(size).pack, message.body(size)
+
+        def write(words: Any, lasts: Any) -> None:
+            for word, last in zip(words.tolist(), lasts.tolist(), strict=True):
+                self.take(pack(word, body, last))
+
+        return write
 
     def column_reader(self, channel: int) -> Callable[[], tuple[Any, Any]]:
         def read() -> tuple[Any, Any]:
@@ -307,6 +314,29 @@ def test_produce(
     assert stop_at == len(taken) == len({id(sent) for sent in taken})
     assert [packet(size, n) for n in range(1, stop_at + 1)] == taken
     assert message.base(SENDER) + stop_at * STEP == board.words[SLOTS + SENDER]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_produce_columns(size: int, board: Scoreboard) -> None:
+    """A batch for which there is no room is sent again. The messages counted are those taken."""
+    transport = Fields(size)
+    taken: list[bytes] = []
+    asked = 0
+
+    def take(sent: bytes) -> None:
+        nonlocal asked
+        if len(taken) % transport.batch == 0:  # the first one of a batch
+            asked += 1
+            if asked % 3 == 0:
+                raise FullError
+        taken.append(sent)
+        if len(taken) == 5 * transport.batch:
+            board.words[STOP] = 1
+
+    transport.take = take
+    produce(transport, board, SENDER, range(1), False)()
+    assert [packet(size, n) for n in range(1, 5 * transport.batch + 1)] == taken
+    assert message.base(SENDER) + len(taken) * STEP == board.words[SLOTS + SENDER]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
@@ -17,7 +19,7 @@ pytest.importorskip("rich", reason="shmpool[cli] is not installed")
 
 import click
 
-from shmpool.cli import doctor, next_steps
+from shmpool.cli import doctor, next_steps, watch
 from shmpool.cli.diagnosis import Finding
 from shmpool.cli.json_output import JsonOption
 from shmpool.cli.main import MODULES
@@ -30,6 +32,7 @@ from shmpool.rpc.records import Alarm, AlarmKind, PoolSummary
 # be added. One that is renamed or removed breaks them.
 COMMANDS = {
     "daemon": ["Checked"],
+    "bridge": ["Checked"],
     "ls": ["PoolSummary"],
     "create": ["Description"],
     "rm": ["Removed"],
@@ -81,7 +84,7 @@ FIELDS = {
     "Trimmed": "bytes",
 }
 # Print no figures: a full screen, text for other programs, results in a file, a log.
-WITHOUT = {"top", "completion", "demo", "config-example", "systemd-unit", "bench", "bridge"}
+WITHOUT = {"top", "completion", "demo", "config-example", "systemd-unit", "bench"}
 
 
 def answers_of(command: str) -> tuple[Any, ...]:
@@ -176,10 +179,8 @@ def test_what_is_printed_has_these_fields(
     check("rm", pool_name)
     check("rm", pool_name, "--force")
     check("doctor")
-    assert set(COMMANDS) == seen | {
-        "daemon",
-        "prune",
-    }  # of all pools of the machine: tests/test_cli.py
+    # prune is of all pools of the machine: tests/test_cli.py; bridge: tests/test_links.py
+    assert set(COMMANDS) == seen | {"daemon", "prune", "bridge"}
 
 
 ROWS = [("rx-of-a-long-name", 1024, "a text that needs a good many columns, and is wrapped"),
@@ -194,10 +195,15 @@ def test_tables_fit(
     monkeypatch.setenv("COLUMNS", str(width))
     print_table(("pool", "held", "why"), ROWS)
     print_table([f"title{i}" for i in range(13)], [[f"name-{i}" for i in range(13)]])
+    print_table([f"none{i}" for i in range(13)], [])
+    print_table(("file", ""), [("file", "/dev/shm/" + "Q" * 60)])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     words = " ".join(lines).split()
     assert {"rx-of-a-long-name", "1,024", "tx", "7", *(f"name-{i}" for i in range(13))} <= {*words}
+    assert {f"none{i}" for i in range(13)} <= {*words}
+    assert 60 == "".join(lines).count("Q")
+    assert "\u2026" not in "".join(lines)
 
 
 def test_a_narrow_table(
@@ -208,6 +214,37 @@ def test_a_narrow_table(
     print_table(("pool", "capacity", "free", "trouble"), [("rx", 65536, 1000000000, None)])
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert ["rx", "  capacity  65,536", "  free      1,000,000,000"] == lines
+
+
+@pytest.mark.parametrize("width", [None, 5, 40, 80, 119, 120, 200])
+def test_columns_of_watch(width: int | None) -> None:
+    """As many as there is room for, in their order: the time first, all of them in a pipe."""
+    found = watch._shown(width)
+    room = 10 if width is None else max(1, min(width // watch.COLUMN, 10))
+    assert (room, 0, sorted(found)) == (len(found), found[0], found)
+    assert set(watch.IMPORTANCE) == set(watch.COLUMNS)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("bench", "--help"), ("bench", "--quick")])
+def test_without_what_the_benchmark_needs(arguments: tuple[str, ...]) -> None:
+    """The commands are listed, and bench has its help. To run, it says what to install."""
+    code = "import sys; sys.modules['numpy'] = None; import shmpool.cli; shmpool.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    if arguments[-1] == "--help":
+        assert (0, "") == (done.returncode, done.stderr)
+        assert "Measures shmpool against other libraries." in done.stdout
+        assert "Example: shmpool " in done.stdout
+    else:
+        assert (1, "") == (done.returncode, done.stdout)
+        assert "shmpool: numpy is not installed: pip install 'shmpool[bench]'\n" == done.stderr
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_help_has_an_example(name: str, printed: Callable[..., str]) -> None:
+    """Each subcommand's."""
+    assert re.search(rf"Example: .*shmpool {name}", printed(name, "--help"))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +304,12 @@ def test_what_to_do_about_each_alarm() -> None:
 
 @pytest.mark.parametrize(
     ("states", "words"),
-    [(("ok",), "shmpool demo"), (("ok", "note"), "1 note"), (("bad", "note"), "1 bad")],
+    [
+        (("ok",), "shmpool demo"),
+        (("ok", "note"), "1 note says"),
+        (("note", "note"), "2 notes say"),
+        (("bad", "note"), "1 bad"),
+    ],
 )
 def test_what_doctor_says_to_do(states: tuple[Any, ...], words: str) -> None:
     """After findings that are good, could be better, or are bad."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import DEADLINE_S, Child, MakePool
+from conftest import DEADLINE_S, Child, MakePool, need_wiped_memory
 
 import shmpool
 
@@ -248,6 +248,7 @@ def test_other_exceptions_at_exit_are_shown() -> None:
 def test_a_child_of_a_raw_fork_closes(make_pool: MakePool, run: Callable[..., str]) -> None:
     """The child is forked without any hook of the C library while other threads wait in the pool.
     Its close() ends."""
+    need_wiped_memory()
     clone = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
     if clone is None:
         pytest.skip(f"the number of clone on {platform.machine()} is not listed here")

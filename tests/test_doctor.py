@@ -246,6 +246,15 @@ def test_a_kernel_without_membarrier(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Linux 4.16 or newer" in said.advice
 
 
+@pytest.mark.parametrize("heeded", [True, False])
+def test_an_emulator(monkeypatch: pytest.MonkeyPatch, heeded: bool) -> None:
+    """One whose madvise(2) does nothing is a note, with what to fork by."""
+    monkeypatch.setattr(diagnosis, "forks_by_kernel", lambda: heeded)
+    said = [(f.state, f.advice) for f in diagnosis.examine() if f.subject == "madvise"]
+    assert heeded == (not said)
+    assert heeded or (said[0][0] == "note" and "os.fork" in said[0][1])
+
+
 @pytest.mark.parametrize(("more", "state"), [(-1, "note"), (0, "ok"), (1, "ok")])
 def test_memory_of_the_control_group(
     monkeypatch: pytest.MonkeyPatch, more: int, state: str

@@ -79,6 +79,16 @@ def test_help_of_the_package() -> None:
         assert shown in text
 
 
+def test_help_of_a_class() -> None:
+    """It has each attribute, also one that is only annotated."""
+    script = runpy.run_path(str(ROOT / "docs" / "overview.py"))
+    for kind in (getattr(shmpool, name) for name in shmpool.__all__):
+        if isinstance(kind, type):
+            text = re.sub(r"(?m)^.*__annotations__ = .*$", "", text_of(kind))
+            wanted = {name for name, _ in script["attributes"](kind)}
+            assert set() == wanted - set(re.findall(r"\w+", text)), kind
+
+
 def test_only_pydoc_gets_the_short_form() -> None:
     """dir() and inspect.getmembers() have every public name; `python -m pydoc` prints what help()
     does."""

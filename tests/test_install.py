@@ -303,7 +303,8 @@ def test_lintian_finds_nothing(package: Path) -> None:
 
 
 def test_the_debian_package_is_used(package: Path, pool_name: str, tmp_path: Path) -> None:
-    """Its command works from its own files, and its daemon accepts the configuration in it."""
+    """Its command works from its own files. Its daemon accepts the configuration in it, and its
+    bridge has what links need."""
     tree = package.parent / "tree"
     command = (sys.executable, "-I", tree / "usr" / "bin" / "shmpool")
     assert shmpool.__version__ in run(*command, "--version", cwd=tmp_path)
@@ -313,9 +314,16 @@ def test_the_debian_package_is_used(package: Path, pool_name: str, tmp_path: Pat
     assert pool_name in run(*command, "ls", "--direct", cwd=tmp_path)
     run(*command, "rm", pool_name, "--direct", cwd=tmp_path)
     run(*command, "daemon", "--check", "--config", tree / "etc" / "shmpool.toml", cwd=tmp_path)
+    links = tmp_path / "links.toml"
+    links.write_text('[[link]]\nfrom = "rx/work"\nto = "zmq://far:5555/rx/work"\n')
+    run(*command, "bridge", "--check", "--config", links, cwd=tmp_path)
     bare = (sys._base_executable, "-I", tree / "usr" / "bin" / "shmpool")  # type: ignore[attr-defined]
     assert run(*bare, "demo", cwd=tmp_path).endswith(" redelivered: 1\n")
-    places = "import sys, shmpool, aiohttp; print(shmpool.__file__, aiohttp.__file__)"
+    places = "import sys; from importlib import import_module as load\n"
+    places += "for name in sys.argv[1:]: print(load(name).__file__)"
     modules = str(tree / "usr" / "lib" / "shmpool")
-    found = run("/usr/bin/env", sys.executable, "-c", places, cwd=tmp_path, PYTHONPATH=modules)
+    names = ("shmpool", "aiohttp", "zmq", "nats", "nkeys")
+    python = ("/usr/bin/env", sys.executable)
+    found = run(*python, "-c", places, *names, cwd=tmp_path, PYTHONPATH=modules)
+    assert len(names) == len(found.split())
     assert all(path.startswith(modules) for path in found.split())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemon knows of bridges' links, and the command that runs them."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -70,6 +71,7 @@ def test_when_a_link_is_an_alarm() -> None:
         (("--config", "empty.toml"), 2, "'empty.toml' has no [[link]] table"),
         (("--config", "wrong.toml", "--check"), 2, "line 2: link.0.from"),
         (("--config", "good.toml", "--check"), 0, ""),
+        (("--config", "good.toml", "--json"), 2, "--json needs --check"),
         (("--make-keys", "good.toml"), 1, "File exists"),
     ],
 )
@@ -83,6 +85,11 @@ def test_the_command(arguments: tuple[str, ...], status: int, said: str, tmp_pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert status == done.returncode
     assert said in done.stderr
+    if "--check" in arguments:
+        lines = [line.removeprefix("shmpool: ") for line in done.stderr.splitlines()]
+        as_json = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True)
+        assert (status, "") == (as_json.returncode, as_json.stderr)
+        assert {"ok": not status, "messages": lines} == json.loads(as_json.stdout)
 
 
 def test_links_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

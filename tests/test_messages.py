@@ -345,7 +345,7 @@ def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
         (["audit"], "Checks by two independent counts that no buffer is lost or counted twice."),
         (["create"], "Permission bits of the pool's file, for example 0660."),
         (["watch"], "[default: 1.0; from 0.1 to 3600]"),
-        (["trim"], "[default: 0; from 0]"),
+        (["trim"], "[default: 0; from 0 on]"),
         (["rm"], "Removes a pool, with what is in its queues."),
         (["bench"], "Measures shmpool against other libraries"),
         (["create"], "Group that owns the file, by name or number."),

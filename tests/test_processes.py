@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable
 
 import pytest
-from conftest import Child, Handles, MakePool
+from conftest import Child, Handles, MakePool, need_wiped_memory
 
 import shmpool
 
@@ -208,6 +208,8 @@ FORKED = """
 @pytest.mark.parametrize("how", ["", "waiting", "libc", "kernel"])
 def test_a_forked_child(make_pool: MakePool, run: Callable[..., str], how: str) -> None:
     """It is a member of its own. Its parent's Buffers and Bursts are not the child's."""
+    if how == "kernel":
+        need_wiped_memory()
     pool = make_pool()
     pool.create_queue("q", capacity=16)
     pool.create_queue("never", capacity=2)

@@ -12,7 +12,7 @@ import pytest
 
 import shmpool
 from shmpool.pruning import survey
-from tests.conftest import DEADLINE_S, Child, Eventually, MakePool
+from tests.conftest import DEADLINE_S, Child, Eventually, MakePool, need_own_stat
 from tests.fuzz_words import Segment
 
 Start = Callable[..., Child]
@@ -69,6 +69,7 @@ def test_a_zombie_is_dead(make_pool: MakePool, start: Start) -> None:
 
 def test_a_first_thread_that_ended_is_not_dead(make_pool: MakePool, start: Start) -> None:
     """A process lives while any of its threads does, although the kernel calls it a zombie."""
+    need_own_stat()
     pool = make_pool()
     child = start(
         """
@@ -98,6 +99,7 @@ def test_a_first_thread_that_ended_is_not_dead(make_pool: MakePool, start: Start
 
 def test_a_stopped_process_is_alive(make_pool: MakePool, start: Start) -> None:
     """However long it is suspended, it keeps its buffers."""
+    need_own_stat()
     pool = make_pool()
     child = hold(start, pool, 5)
     os.kill(child.pid, signal.SIGSTOP)

@@ -146,6 +146,53 @@ print(sys.argv[2] in shmpool.pool_names())
     assert ["True True", "True True", "0 1", "False"] == lines_of(child)
 
 
+def test_madvise_is_ignored(make_pool: MakePool, start: Start) -> None:
+    """Where madvise(2) returns 0 and does nothing, as under qemu-user, a child of os.fork() is a
+    member of its own, which may not use its parent's buffers, and does not keep its parent
+    alive."""
+    pool = make_pool(capacity=64, prealloc=64)
+    child = start(
+        f"""{FILTER.replace("import shmpool", "")}
+refuse(0, {numbers("madvise")})
+import threading
+import shmpool
+from shmpool._hot import forks_by_kernel
+pool = shmpool.Pool.attach(sys.argv[1])
+held, begun = pool.alloc_many(7), threading.Event()
+
+def another():  # its table and its member are not the child's either
+    with pool.alloc():
+        begun.set()
+        signal.pause()
+
+threading.Thread(target=another, daemon=True).start()
+begun.wait()
+if os.fork() == 0:
+    try:
+        held.free()
+    except shmpool.ShmpoolError as error:
+        mine = pool.alloc()
+        print(forks_by_kernel(), type(error).__name__, len(pool.members()), flush=True)
+    sys.stdin.readline()
+    mine.free()
+    print(sum(pool.audit().held.values()), flush=True)
+    os._exit(0)
+signal.pause()
+""",
+        pool.name,
+    )
+    assert "False BufferReleased 3" == skip_without(child.line())
+    assert (0, 9) == (pool.recover().members, sum(pool.audit().held.values()))
+    child.process.kill()
+    child.process.wait(DEADLINE_S)
+    recovery = pool.recover()
+    assert (2, 8) == (recovery.members, recovery.buffers)
+    audit = pool.audit()
+    assert (True, 1) == (audit.ok, sum(audit.held.values()))
+    child.send()
+    assert "0" == child.line()
+
+
 def test_no_event_loop(start: Start, tmp_path: Path) -> None:
     """A daemon that may not use fcntl ends with one line and status 1."""
     pytest.importorskip("uvloop", reason="shmpool[daemon] is not installed")

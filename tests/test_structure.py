@@ -32,6 +32,7 @@ C_ORDER = [
     "geometry.h",
     "memory.h",
     "segment.h",
+    "forked.h",
     "token.h",
     "role.h",
     "slab.h",

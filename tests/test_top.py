@@ -160,6 +160,18 @@ def test_the_bar(pool: shmpool.Pool) -> None:
     assert "·" not in text
 
 
+def test_the_keys_of_an_interrupt() -> None:
+    """Ctrl-C ends it, as it ends every other command."""
+    app = Top(Direct(), frozenset(), 0.1)
+
+    async def drive() -> None:
+        async with app.run_test() as pilot, asyncio.timeout(DEADLINE_S):
+            await pilot.press("ctrl+c")
+            assert 0 == app.return_code
+
+    asyncio.run(drive())
+
+
 def test_no_pool() -> None:
     """With no pool to show it says so and runs until q is pressed."""
     app = Top(Direct(), frozenset(["no-such-pool"]), 0.1)

@@ -4,22 +4,13 @@
 import contextlib
 import io
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from .. import __version__
 from . import needs_extra
-from .json_output import json_option, print_json
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Whether the daemon could start with a configuration."""
-
-    ok: bool
-    messages: list[str]  # what is wrong, and the pools that it would start without
+from .json_output import Checked, json_option, print_json
 
 
 @click.command(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks this machine for what keeps shmpool from working or makes it slow, and what to do.
 
-The checks ask the kernel and change nothing. They do not need the daemon. Whether the kernel has
-MADV_WIPEONFORK is not checked: without it shmpool cannot be imported.
+The checks ask the kernel and change nothing. They do not need the daemon. A kernel that refuses
+MADV_WIPEONFORK is not found here: with it shmpool cannot be imported.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from .. import errors, memory
-from .._hot import has_membarrier
+from .._hot import forks_by_kernel, has_membarrier
 from ..names import printable
 from ..os_errors import (
     MAKE_SHM,
@@ -257,6 +257,15 @@ def _kernel() -> Iterator[Finding]:
         "use Linux 4.16 or newer, and a seccomp filter that allows membarrier(2): without it, "
         "an empty pool gets the buffers in other members' caches at their next call only",
     )
+
+    if not forks_by_kernel():
+        yield Finding(
+            "madvise",
+            "note",
+            "every advice is accepted, as qemu-user does, and may be ignored",
+            "fork by os.fork, multiprocessing or the C library's fork(): a child that was made "
+            "by a bare system call would take itself for its parent",
+        )
 
 
 def _record_locks() -> str:

@@ -35,5 +35,6 @@ def next_step(findings: list[Finding]) -> str:
     if count["bad"]:
         return f"{count['bad']} bad: do first what stands behind them, then shmpool doctor again"
     if count["note"]:
-        return f"shmpool works here; {count['note']} notes say what could be better"
+        said = "note says" if count["note"] == 1 else "notes say"
+        return f"shmpool works here; {count['note']} {said} what could be better"
     return "shmpool works here; shmpool demo shows it, shmpool bench --quick says how fast"

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -10,6 +11,14 @@ import click
 from ..rpc import wire
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether the daemon, or a bridge, could start with a configuration."""
+
+    ok: bool
+    messages: list[str]  # what is wrong, and the pools that the daemon would start without
 
 
 class JsonOption(click.Option):

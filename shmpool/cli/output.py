@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console
@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _in_words(least: float | None, most: float | None) -> str:
     """The limits of a range, which click itself shows as x>=1."""
-    return f"from {least}" if most is None else f"from {least} to {most}"
+    return f"from {least} on" if most is None else f"from {least} to {most}"
 
 
 class IntRange(click.IntRange):
@@ -76,12 +76,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     fixed = [whole or i == 0 for i, whole in enumerate(numeric)]
     least = [w if f else min(w, TEXT_WIDTH) for w, f in zip(widths, fixed, strict=True)]
-    if rows and sum(least) + len(least) > console.width:
+    if sum(least) + len(least) > console.width:
+        if not rows:
+            console.print(Text("  ".join(titles), "bold"))
         _print_narrow(console, titles, cells)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, title in enumerate(titles):
-        table.add_column(Text(title), justify="right" if numeric[i] else "left", no_wrap=fixed[i])
+        side: Literal["left", "right"] = "right" if numeric[i] else "left"
+        table.add_column(Text(title), justify=side, no_wrap=fixed[i], overflow="fold")
     for row_cells in cells:
         table.add_row(*row_cells)
     console.print(table)

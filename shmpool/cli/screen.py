@@ -6,7 +6,7 @@ from typing import ClassVar, cast
 
 from rich.text import Text
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
 from .. import errors
@@ -103,6 +103,7 @@ class Top(App[None]):
         ("q", "quit", "Quit"),
         ("p", "pause", "Pause"),
         ("s", "sort", "Sort members"),
+        Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
 
     def __init__(self, backend: Backend, wanted: frozenset[str], interval: float) -> None:

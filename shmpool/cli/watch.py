@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ from .output import FloatRange, IntRange, command_of, hint, text
 
 COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s",
            "published/s", "lag")  # fmt: skip
+# The most important ones first: a narrow terminal has as many of them as there is room for.
+IMPORTANCE = ("time", "queued", "gets/s", "free", "held", "allocs/s", "members", "published/s",
+              "lag", "cached")  # fmt: skip
+COLUMN = 12  # characters
 HEAD_EVERY = 20  # lines
 
 
@@ -43,6 +48,9 @@ def command(backend: Backend, pool: str, interval: float, count: int | None, as_
         else _poll(backend, pool, interval)
     )
     before: PoolStats | None = None
+    shown = _shown(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+    if len(shown) < len(COLUMNS) and not as_json:
+        hint(f"{len(COLUMNS) - len(shown)} more figures need {COLUMN * len(COLUMNS)} columns")
     most = None if count is None else min(count, sys.maxsize)
     try:
         for number, stats in enumerate(itertools.islice(stream, most)):
@@ -50,8 +58,9 @@ def command(backend: Backend, pool: str, interval: float, count: int | None, as_
                 click.echo(json.dumps(wire.to_wire(stats)))
                 continue
             if number % HEAD_EVERY == 0:
-                click.echo("".join(f"{title:>12}" for title in COLUMNS))
-            click.echo("".join(f"{text(value):>12}" for value in _row(stats, before)))
+                click.echo("".join(f"{COLUMNS[i]:>{COLUMN}}" for i in shown))
+            row = _row(stats, before)
+            click.echo("".join(f"{text(row[i]):>{COLUMN}}" for i in shown))
             known = {(one.kind, one.subject) for one in before.alarms} if before else set()
             for alarm in stats.alarms:
                 if (alarm.kind, alarm.subject) not in known:
@@ -65,6 +74,12 @@ def _poll(backend: Backend, pool: str, interval: float) -> Iterator[PoolStats]:
     while True:
         yield backend.call(GetStats(pool))
         time.sleep(interval)
+
+
+def _shown(width: int | None) -> list[int]:
+    """The numbers of the columns that a terminal of this width has room for; None: all."""
+    room = len(COLUMNS) if width is None else max(width // COLUMN, 1)
+    return sorted(COLUMNS.index(title) for title in IMPORTANCE[:room])
 
 
 def _row(stats: PoolStats, before: PoolStats | None) -> tuple[object, ...]:

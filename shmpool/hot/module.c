@@ -4,10 +4,9 @@
  * shmpool._native, which has the core: shmpool/_ffi.py loads it from there.
  */
 #define _GNU_SOURCE
+#include "forked.h"
 #include "net.h"
 #include "process.h"
-
-#include <sys/mman.h>
 
 PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type, *hot_burst_type,
 	*hot_topic_type, *hot_subscriber_type, *hot_sample_type, *hot_line_type, *hot_turns_type;
@@ -16,14 +15,10 @@ uint32_t hot_process_numbers;
 
 static int make_process_number(void)
 {
-	void *page = mmap(NULL, sizeof(*hot_process_number), PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (page == MAP_FAILED || madvise(page, sizeof(*hot_process_number), MADV_WIPEONFORK)) {
+	hot_process_number = forked_zeros(sizeof(*hot_process_number));
+	if (!hot_process_number)
 		PyErr_SetFromErrno(PyExc_OSError);
-		return -1;
-	}
-	hot_process_number = page;
-	return 0;
+	return hot_process_number ? 0 : -1;
 }
 
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **type)
@@ -72,6 +67,11 @@ static PyObject *has_membarrier(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED
 	return PyBool_FromLong(process_barrier());
 }
 
+static PyObject *forks_by_kernel(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+	return PyBool_FromLong(forked_by_kernel());
+}
+
 static PyMethodDef module_functions[] = {
 	{ "use_numpy", hot_use_numpy, METH_VARARGS, NULL },
 	{ "use_pickler", hot_use_pickler, METH_VARARGS, NULL },
@@ -79,6 +79,8 @@ static PyMethodDef module_functions[] = {
 	{ "burst_pack", burst_pack, METH_VARARGS, NULL },
 	{ "burst_unpack", burst_unpack, METH_VARARGS, NULL },
 	{ "packed_longest", packed_longest, METH_VARARGS, NULL },
+	{ "forks_by_kernel", forks_by_kernel, METH_NOARGS,
+	  "forks_by_kernel($module)\n--\n\nTrue if madvise(2) keeps memory from forked children." },
 	{ "has_membarrier", has_membarrier, METH_NOARGS,
 	  "has_membarrier($module)\n--\n\nTrue if membarrier(2) works, which caches need." },
 	{ NULL, NULL, 0, NULL },

@@ -10,12 +10,12 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "blocking.h"
+#include "forked.h"
 #include "tend.h"
 
 #define PLACES_MAX 127u /* futex_waitv(2) takes 128 words; one is the thread's own */
@@ -59,7 +59,7 @@ static bool one_word; /* a thread sleeps on one word only: there is no futex_wai
 
 int helper_lock(void)
 {
-	if (!ours && !(ours = opening_wiped(sizeof(*ours)))) /* with Python's lock */
+	if (!ours && !(ours = forked_zeros(sizeof(*ours)))) /* with Python's lock */
 		return -ENOMEM;
 	pthread_mutex_lock(&ours->lock);
 	return 0;

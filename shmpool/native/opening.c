@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "device.h"
+#include "forked.h"
 #include "member.h"
 #include "populate.h"
 #include "recover.h"
@@ -67,7 +68,7 @@ static void thread_ends(void *table)
 	}
 	pthread_mutex_unlock(&wiped->threads_lock);
 	opening_thread = NULL;
-	munmap(t, sizeof(*t));
+	forked_unmap(t, sizeof(*t));
 }
 
 void opening_thread_ends(struct opening_thread *t)
@@ -85,10 +86,12 @@ static void lock_threads(void)
 {
 	pthread_mutex_lock(&preparing);
 	pthread_mutex_lock(&wiped->threads_lock);
+	forked_before();
 }
 
 static void unlock_threads(void)
 {
+	forked_parent();
 	pthread_mutex_unlock(&wiped->threads_lock);
 	pthread_mutex_unlock(&preparing);
 }
@@ -106,21 +109,11 @@ static int need_token(uint32_t slot)
  * again. */
 static void after_fork(void)
 {
+	forked_child();
 	pthread_mutex_unlock(&preparing);
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
 		if (opening_pools[i].buffers)
 			need_token(i);
-}
-
-void *opening_wiped(size_t size)
-{
-	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (page == MAP_FAILED)
-		return NULL;
-	if (madvise(page, size, MADV_WIPEONFORK) == 0)
-		return page;
-	munmap(page, size);
-	return NULL;
 }
 
 /* Makes what a process needs once. Returns 0, or -ENOMEM; then the next opening tries again. */
@@ -128,7 +121,7 @@ static int prepare(void)
 {
 	static bool key, hooks;
 	pthread_mutex_lock(&preparing);
-	if (!wiped && (wiped = opening_wiped(sizeof(*wiped))))
+	if (!wiped && (wiped = forked_zeros(sizeof(*wiped))))
 		opening_callers = wiped->callers;
 	key = key || (wiped && !pthread_key_create(&thread_key, thread_ends));
 	hooks = hooks || (key && !pthread_atfork(lock_threads, unlock_threads, after_fork));
@@ -174,10 +167,10 @@ static void device_ended(struct opening *opening)
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
-	struct opening_thread *t = opening_wiped(sizeof(*t));
+	struct opening_thread *t = forked_zeros(sizeof(*t));
 	if (!n || !t || pthread_setspecific(thread_key, t)) {
 		if (t)
-			munmap(t, sizeof(*t));
+			forked_unmap(t, sizeof(*t));
 		free(n);
 		return -ENOMEM;
 	}

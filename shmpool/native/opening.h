@@ -8,8 +8,8 @@
  *     close of the pool        pinned memory is unregistered; all members of the process end; its
  *                              token is dropped
  *     exit, kill               the kernel drops the token; the members are dead
- *     fork                     the child has no members, tokens and pins: the kernel wipes the
- *                              memory of both tables on fork (MADV_WIPEONFORK). The C library's
+ *     fork                     the child has no members, tokens and pins: the memory of both
+ *                              tables is zeros there (forked.h). The C library's
  *                              fork handler takes tokens for the child. If fork(2) was called past
  *                              the C library, the child's first call takes them.
  *
@@ -120,9 +120,6 @@ extern void (*opening_pool_ends)(uint32_t number);
 /* If set, called when a subscriber of this process was closed: its index is that of
  * SHMPOOL_MESSAGE. */
 extern void (*opening_subscriber_ends)(uint32_t number, uint32_t index);
-
-/* Maps zeroed memory that is zeroed again in a forked child. Returns NULL without memory. */
-void *opening_wiped(size_t size);
 
 /* Makes the calling thread's table now. Python can be told of it only with its lock held, so this
  * goes before a call without the lock. Without memory the call makes the table, or fails. */

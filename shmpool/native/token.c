@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "forked.h"
+
 #define NUMBER_MASK ((1ull << TOKEN_BITS) - 1)
 /* Attempts. A number that is locked already comes from a corrupted counter, or the whole file is
  * locked for a moment by a process that removes its name. */
@@ -95,7 +97,7 @@ static int leave_to_mapping(int fd, void **out)
 	close(fd);
 	if (error)
 		return error;
-	if (madvise(page, SEGMENT_PAGE, MADV_DONTFORK)) {
+	if (forked_absent(page, SEGMENT_PAGE)) {
 		error = refusal(errno);
 		munmap(page, SEGMENT_PAGE);
 		return error;
@@ -186,7 +188,7 @@ int token_pin(const struct segment *s, uint64_t number, void **page)
 void token_drop(struct token *t)
 {
 	if (t->number)
-		munmap(t->page, SEGMENT_PAGE);
+		forked_unmap(t->page, SEGMENT_PAGE);
 	*t = (struct token) { 0 };
 }
 
@@ -208,7 +210,7 @@ int token_hold(int fd, const char *path, void **page)
 void token_let_go(void *page)
 {
 	if (page)
-		munmap(page, SEGMENT_PAGE);
+		forked_unmap(page, SEGMENT_PAGE);
 }
 
 /* Returns 1 if another process has the write lock of one of length bytes, 0 if none has; or -errno.

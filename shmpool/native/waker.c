@@ -18,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "forked.h"
 #include "helper.h"
 
 /* Waits of the ring that one shmpool_waker_take() goes through. A wait that is begun again may end
@@ -156,7 +157,7 @@ int shmpool_waker_make(int loop)
 	}
 	struct waker *w = NULL;
 	if (!wakers)
-		wakers = opening_wiped(sizeof(*wakers));
+		wakers = forked_zeros(sizeof(*wakers));
 	if (!wakers || !(w = calloc(1, sizeof(*w))))
 		error = -ENOMEM;
 	else
