@@ -40,10 +40,24 @@ Pools = tuple[shmpool.Pool, shmpool.Pool]
 class Bridge:
     """`shmpool bridge` in a namespace, or in this one."""
 
-    def __init__(self, folder: Path, name: str, text: str, space: Space | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        text: str,
+        space: Space | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
+        """within is a command that executes another one."""
         config = folder / f"{name}.toml"
         config.write_text(text)
-        self._command = [*(space.command if space else []), sys.executable, "-m", "shmpool"]
+        self._command = [
+            *(space.command if space else ()),
+            *within,
+            sys.executable,
+            "-m",
+            "shmpool",
+        ]
         self._command += ["bridge", "--config", str(config)]
         self._log = (folder / f"{name}.log").open("a")
         self.start()

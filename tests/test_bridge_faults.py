@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Eventually, MakePool, StartDaemon, resident
+from conftest import Eventually, MakePool, StartDaemon, descriptors, resident
 
 import shmpool
 
@@ -32,6 +32,8 @@ from tests.bridge_storm import (
     storm,
 )
 from tests.network_spaces import Space, made
+
+FEW = 64  # descriptors
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,22 @@ def test_a_bridge_ends_as_asked(both_ends: Pools, tmp_path: Path, eventually: Ev
     assert 0 == bridge.end()
     assert 10 == len(source)
     assert 0 == both_ends[0].stats().held
+
+
+def test_more_links_than_a_shell_gives_descriptors(
+    both_ends: Pools, tmp_path: Path, eventually: Eventually
+) -> None:
+    """A bridge takes all the descriptors that it may have."""
+    links = sender(both_ends, "127.0.0.1", 9) + "".join(
+        f'[[link]]\nname = "{i}"\nfrom = "{both_ends[0].name}/work"\n'
+        f'to = "zmq://127.0.0.1:{9 + i}/x"\n'
+        for i in range(1, 8)
+    )
+    limited = ["sh", "-c", f'ulimit -Sn {FEW}; exec "$@"', "sh"]
+    bridge = Bridge(tmp_path, "send", links, within=limited)
+    eventually(lambda: (tmp_path / "send.log").read_text().count("no answer") == 8)
+    assert descriptors(bridge.process.pid) > FEW
+    assert 0 == bridge.end()
 
 
 def test_in_the_daemon(start_daemon: StartDaemon, both_ends: Pools, eventually: Eventually) -> None:

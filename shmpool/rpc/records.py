@@ -119,7 +119,7 @@ class LinkStats:
     bytes: int = 0
     window: int = 0  # bursts that may be unacknowledged
     unacknowledged: int = 0  # bursts
-    oldest_s: float | None = None  # since the oldest of them was sent
+    oldest_s: float | None = None  # since the oldest was sent, or since packets wait for room
     lag: int = 0  # packets that wait to be sent or put
     reconnects: int = 0
     doubled: int = 0  # bursts that came twice, and were put once

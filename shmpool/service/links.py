@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bridges have reported of their links, and for how long it counts."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,21 @@ LINKS_MAX = 256  # of all bridges
 
 
 class Links:
-    """The links of all bridges that report to this daemon. For one thread."""
+    """The links of all bridges that report to this daemon. For one thread.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock is in seconds and monotonic."""
-        self._clock = clock
-        self._found: dict[tuple[str, str], tuple[float, LinkStats]] = {}  # by pool and name
+    Two bridges may have links of one name, on one queue. The one that reports second gets its
+    process into the name, while the first is there: else each would be shown in turn.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """clock is in seconds and monotonic, wall in seconds since 1970."""
+        self._clock, self._wall = clock, wall
+        # By pool and name. since is on the monotonic clock.
+        self._found: dict[tuple[str, str], tuple[float, LinkStats]] = {}
 
     def report(self, pid: int, links: list[LinkStats]) -> None:
         """Takes a bridge's report in place of its last one. LimitReached."""
@@ -35,7 +45,14 @@ class Links:
                 f"{len(kept)} links are reported by other bridges; all together may have "
                 f"{LINKS_MAX}"
             )
-        self._found = kept | {(link.pool, link.name): (now, link) for link in links}
+        taken = {key for key, (at, link) in kept.items() if self._runs(link, now - at)}
+        ahead = now - self._wall()  # the wall clock may jump until it is shown
+        for link in links:
+            name = link.name
+            if (link.pool, name) in taken:
+                name = f"{name} ({pid})"
+            kept[link.pool, name] = now, replace(link, name=name, pid=pid, since=link.since + ahead)
+        self._found = kept
 
     def of(self, pool: str) -> list[LinkStats]:
         """Returns the links of a pool, by name."""
@@ -47,7 +64,21 @@ class Links:
         ]
         return [link for link in found if link is not None]
 
+    def _runs(self, link: LinkStats, age: float) -> bool:
+        """Whether the bridge of that report is still there. A bridge in another PID namespace is
+        not found, and its name is not kept for it."""
+        if link.state == "ended" or age >= SILENT_S:
+            return False
+        try:
+            os.kill(link.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:
+            pass
+        return True
+
     def _shown(self, link: LinkStats, age: float) -> LinkStats | None:
+        link = replace(link, since=link.since + self._wall() - self._clock())
         if link.state == "ended":
             return link if age < ENDED_S else None
         if age < SILENT_S:
@@ -69,7 +100,10 @@ def lags(link: LinkStats) -> str:
     """Says how far a link lags, if that is an alarm; else ""."""
     if link.state != "up" or link.oldest_s is None or link.oldest_s < link.lag_s:
         return ""
-    return (
-        f"a burst has not been acknowledged for more than {link.lag_s:g} s; {link.unacknowledged} "
-        f"bursts are on their way, and {link.lag} packets wait"
-    )
+    if link.unacknowledged:
+        return (
+            f"a burst has not been acknowledged for more than {link.lag_s:g} s; "
+            f"{link.unacknowledged} bursts are on their way, and {link.lag} packets wait"
+        )
+    whose = "the other side" if link.sends else "the pool, or the queue or topic,"
+    return f"{whose} has had no room for more than {link.lag_s:g} s; {link.lag} packets wait"
