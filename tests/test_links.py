@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import shmpool
-from shmpool.rpc.records import LinkStats
+from shmpool.rpc.records import LinkState, LinkStats
 from shmpool.service.links import FORGET_S, LINKS_MAX, SILENT_S, Links, down, lags
 
 UP = LinkStats("rx/work", 7, "rx", "rx/work", "zmq://far:1/x", True, "up", 100.0)
@@ -36,6 +36,27 @@ def test_reports_count_until_they_are_old() -> None:
     assert [(9, "up")] == [(one.pid, one.state) for one in links.of("rx")]
     now[0] += FORGET_S
     assert [] == links.of("rx")
+
+
+def test_the_rate_of_a_link() -> None:
+    """It is that between two reports, however often it is asked for. What a bridge counted before
+    it was started again does not count."""
+    now = [0.0]
+    links = Links(lambda: now[0])
+
+    def report(pid: int, packets: int, state: LinkState = "up") -> int:
+        links.report(pid, [replace(UP, pid=pid, packets=packets, state=state)])
+        (first,), (second,) = links.of("rx"), links.of("rx")
+        assert first.rate == second.rate
+        return first.rate
+
+    found = [report(7, 100)]
+    for pid, packets, seconds in ((7, 400, 2.0), (7, 400, 1.0), (9, 50, 6.0), (9, 90, 0.5)):
+        now[0] += seconds
+        found.append(report(pid, packets))
+    assert [0, 150, 0, 0, 80] == found
+    now[0] += SILENT_S
+    assert [("silent", 0)] == [(one.state, one.rate) for one in links.of("rx")]
 
 
 def test_two_bridges_with_a_link_of_one_name() -> None:

@@ -125,6 +125,7 @@ class LinkStats:
     doubled: int = 0  # bursts that came twice, and were put once
     redelivered: int = 0  # packets that were perhaps put twice, and are marked
     returned: int = 0  # packets that the other side had no room for, ever
+    rate: int = 0  # packets a second, between the last two reports
     down_s: float = 5.0  # when there is an alarm
     lag_s: float = 10.0
 

@@ -51,7 +51,16 @@ class Links:
             name = link.name
             if (link.pool, name) in taken:
                 name = f"{name} ({pid})"
-            kept[link.pool, name] = now, replace(link, name=name, pid=pid, since=link.since + ahead)
+            kept[link.pool, name] = (
+                now,
+                replace(
+                    link,
+                    name=name,
+                    pid=pid,
+                    since=link.since + ahead,
+                    rate=self._rate((link.pool, name), pid, link.packets, now),
+                ),
+            )
         self._found = kept
 
     def of(self, pool: str) -> list[LinkStats]:
@@ -63,6 +72,14 @@ class Links:
             if of == pool and now - at < FORGET_S
         ]
         return [link for link in found if link is not None]
+
+    def _rate(self, key: tuple[str, str], pid: int, packets: int, now: float) -> int:
+        """Returns the packets a second since that bridge's last report. A client that asks more
+        often than a bridge reports would see none at times, and at others too many."""
+        at, before = self._found.get(key, (now, None))
+        if before is None or before.pid != pid or now <= at:
+            return 0
+        return max(round((packets - before.packets) / (now - at)), 0)
 
     def _runs(self, link: LinkStats, age: float) -> bool:
         """Whether the bridge of that report is still there. A bridge in another PID namespace is
@@ -83,7 +100,7 @@ class Links:
             return link if age < ENDED_S else None
         if age < SILENT_S:
             return link
-        return replace(link, state="silent", why=f"no report from process {link.pid}")
+        return replace(link, state="silent", rate=0, why=f"no report from process {link.pid}")
 
 
 def down(link: LinkStats, wall: float) -> str:
