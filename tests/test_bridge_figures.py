@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import Eventually, MakePool
@@ -18,7 +19,7 @@ pytest.importorskip("zmq", reason="shmpool[bridge] is not installed")
 
 from shmpool.bridge.config import LinkOptions
 from shmpool.bridge.link import Link, link_of
-from shmpool.bridge.process import stats_of
+from shmpool.bridge.process import Reports, end_links, stats_of
 from shmpool.bridge.zeromq_receive import Receiver
 from shmpool.service.links import Links, lags
 from tests.bridge_storm import free_port
@@ -152,6 +153,30 @@ def test_a_sender_that_is_killed_is_away_at_once(
         eventually(lambda: receiver.figures.state == "down")
         assert n + 1 == len(receiver._sessions)
     assert "no sender is connected" == receiver.figures.why
+
+
+def test_what_sends_ends_before_what_receives(
+    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue],
+) -> None:
+    """A bridge that is both ends of a link still acknowledges what is on its way when it ends."""
+    receiving: list[bool] = []
+
+    class Waits(Link):
+        def work(self, pool: shmpool.Pool) -> None:
+            self.stop.wait(30)
+            if self.options.sends:
+                receiving.append(not links[1].stop.wait(0.2))
+
+    address = "zmq://127.0.0.1:9/x"
+    links = [
+        Waits(LinkOptions(end_of(ends[0]), address)),
+        Waits(LinkOptions(address, end_of(ends[1]))),
+    ]
+    for link in links:
+        link.start()
+    assert [] == end_links(links, Reports(links, Path("/nowhere")))
+    assert [True] == receiving
+    assert ["ended", "ended"] == [link.figures.state for link in links]
 
 
 def test_a_clock_that_is_set_moves_no_alarm(

@@ -26,6 +26,7 @@ from .stopping import Stop
 log = logging.getLogger("shmpool.bridge")
 
 REPORT_S = 1.0
+ANSWER_S = 2.0  # for the daemon to answer in: a bridge that ends does not wait for it longer
 RETRY_S = 5.0  # after which a daemon that did not answer is asked again
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 PR_SET_PDEATHSIG = 1  # prctl.h
@@ -55,20 +56,41 @@ def run(links: list[LinkOptions], socket: Path, parent: int | None = None) -> No
             return
     for link in made:
         link.start()
-    reports = _Reports(made, socket)
+    reports = Reports(made, socket)
     try:
         while not stop.wait(REPORT_S):
             reports.send()
     finally:
-        for link in made:
-            link.end()
-        deadline = time.monotonic() + END_S
-        late = [x for x in made if not x.join(max(deadline - time.monotonic(), 0.0))]
-        reports.send()
+        late = end_links(made, reports)
         if late:  # recovery returns what they own
             log.error("%d links are blocked; the bridge ends without them", len(late))
             logging.shutdown()
             os._exit(1)
+
+
+def end_links(links: list[Link], reports: "Reports") -> list[Link]:
+    """Ends the links, those that send first: one of those that receive may have what they wait
+    for. Returns those that have not ended in END_S. The daemon is told all the time, or it would
+    take the bridge for a silent one."""
+    senders = [link for link in links if link.options.sends]
+    for link in senders:
+        link.end()
+    began = time.monotonic()
+    _joined(senders, began + DRAIN_S, reports)
+    for link in links:
+        link.end()
+    late = _joined(links, began + END_S, reports)
+    reports.send()
+    return late
+
+
+def _joined(links: list[Link], deadline: float, reports: "Reports") -> list[Link]:
+    """Waits for links until the deadline. Returns those that have not ended."""
+    while links and (left := deadline - time.monotonic()) > 0:
+        if not links[0].join(min(left, REPORT_S)):
+            reports.send()
+        links = [link for link in links if not link.join(0)]
+    return links
 
 
 def _keep_memory() -> None:
@@ -87,7 +109,7 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-class _Reports:
+class Reports:
     """What the daemon is told, once a second, if there is one."""
 
     def __init__(self, links: list[Link], socket: Path) -> None:
@@ -102,7 +124,7 @@ class _Reports:
             return
         try:
             if self._client is None:
-                self._client = Client(self._socket)
+                self._client = Client(self._socket, ANSWER_S)
             self._client.call(ReportLinks(os.getpid(), [stats_of(one) for one in self._links]))
         except (errors.ShmpoolError, OSError) as error:
             self._again = time.monotonic() + RETRY_S
