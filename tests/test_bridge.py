@@ -399,7 +399,7 @@ def test_a_source_that_is_shut_down(
         here.topic("ticks").shutdown()
     eventually(lambda: "was shut down" in sender.figures.why)
     assert (n, 0) == (len(incoming), here.stats().held)
-    alarm = down(stats_of(sender), sender.figures.since + 5)
+    alarm = down(stats_of(sender), stats_of(sender).since + 5.1)
     assert f"down for more than 5 s: {here.name}/{name} was shut down" in alarm
     with made_again(here) as again:
         eventually(lambda: sender.figures.state == "up")
@@ -421,7 +421,7 @@ def test_a_target_that_is_shut_down(make_pool: MakePool, run: Run, eventually: E
     there.queue("work").shutdown()
     here.queue("work").send(b"second")
     eventually(lambda: "was shut down" in receiver.figures.why)
-    alarm = down(stats_of(receiver), receiver.figures.since + 5)
+    alarm = down(stats_of(receiver), stats_of(receiver).since + 5.1)
     assert f"down for more than 5 s: {there.name}/work was shut down" in alarm
     with made_again(there) as again:
         assert b"second" == again.queue("work").recv(30)

@@ -80,6 +80,7 @@ def test_several_receivers() -> None:
         ),
         (SENDS + f'key_file = "/k"\npeer_key = "{KEY}"\nallow_keys = ["{KEY}"]', "has peer_key"),
         (SENDS + 'peer_key = "short"', "40 characters of Z85"),
+        (SENDS + f'peer_key = "{"#" * 40}"', "40 characters of Z85"),  # more than 32 bits
         (SENDS + f'peer_key = "{KEY}"', "key_file: it is missing"),
         (SENDS + 'key_file = "/k"', "peer_key: it is missing"),
         (RECEIVES + 'key_file = "/k"', "allow_keys: it is missing"),

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Eventually, MakePool, StartDaemon, resident
+from conftest import Eventually, MakePool, StartDaemon, descriptors, resident
 
 import shmpool
+from shmpool.rpc.records import LinkStats
 
 pytest.importorskip("zmq", reason="shmpool[bridge] is not installed")
 
@@ -32,6 +33,8 @@ from tests.bridge_storm import (
     storm,
 )
 from tests.network_spaces import Space, made
+
+FEW = 64  # descriptors
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +160,50 @@ def test_a_bridge_ends_as_asked(both_ends: Pools, tmp_path: Path, eventually: Ev
     assert 0 == bridge.end()
     assert 10 == len(source)
     assert 0 == both_ends[0].stats().held
+
+
+def test_a_bridge_that_ends_is_not_silent(
+    start_daemon: StartDaemon, both_ends: Pools, tmp_path: Path, eventually: Eventually
+) -> None:
+    """It reports while it waits for acknowledgements, and the daemon raises no alarm."""
+    port, daemon = free_port(), start_daemon("")
+    told = f'[daemon]\nsocket = "{daemon.socket}"\n'
+    there = Bridge(tmp_path, "receive", receiver(both_ends, "127.0.0.1", port))
+    here = Bridge(tmp_path, "send", told + sender(both_ends, "127.0.0.1", port))
+    with shmpool.Client(daemon.socket) as client:
+
+        def links() -> list[LinkStats]:
+            return client.stats(both_ends[0].name).links
+
+        eventually(lambda: [one.state for one in links()] == ["up"])
+        there.process.send_signal(signal.SIGSTOP)
+        both_ends[0].queue("work").send(b"late")
+        eventually(lambda: links()[0].unacknowledged)
+        here.process.send_signal(signal.SIGTERM)
+        ages: set[float | None] = set()  # one may have been on its way with the signal
+        eventually(lambda: ages.add(links()[0].oldest_s) or len(ages) > 2 or None in ages)
+        assert None not in ages
+        there.process.send_signal(signal.SIGCONT)
+        assert b"late" == both_ends[1].queue("work").recv(60)
+        assert [0, 0] == [here.process.wait(60), there.end()]
+        assert ["ended"] == [one.state for one in links()]
+    here.end()
+
+
+def test_more_links_than_a_shell_gives_descriptors(
+    both_ends: Pools, tmp_path: Path, eventually: Eventually
+) -> None:
+    """A bridge takes all the descriptors that it may have."""
+    links = sender(both_ends, "127.0.0.1", 9) + "".join(
+        f'[[link]]\nname = "{i}"\nfrom = "{both_ends[0].name}/work"\n'
+        f'to = "zmq://127.0.0.1:{9 + i}/x"\n'
+        for i in range(1, 8)
+    )
+    limited = ["sh", "-c", f'ulimit -Sn {FEW}; exec "$@"', "sh"]
+    bridge = Bridge(tmp_path, "send", links, within=limited)
+    eventually(lambda: (tmp_path / "send.log").read_text().count("no answer") == 8)
+    assert descriptors(bridge.process.pid) > FEW
+    assert 0 == bridge.end()
 
 
 def test_in_the_daemon(start_daemon: StartDaemon, both_ends: Pools, eventually: Eventually) -> None:

@@ -63,7 +63,7 @@ FIELDS = {
     "Letter": "queue position index length payload redelivered origin timestamp mark flow_hash",
     "Member": "number pid tid attached_ns cached held operation dead counters",
     "LinkStats": "name pid pool source target sends state since why bursts packets bytes window "
-    "unacknowledged oldest_s lag reconnects doubled redelivered returned down_s lag_s",
+    "unacknowledged oldest_s lag reconnects doubled redelivered returned rate down_s lag_s",
     "PoolStats": "pool at buffers queues topics recoveries alarms links",
     "PoolSummary": "name watched capacity buffer_size created free cached held queued queues "
     "topics members reserved alarms trouble",

@@ -2,6 +2,7 @@
 """What the daemon knows of bridges' links, and the command that runs them."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import shmpool
-from shmpool.rpc.records import LinkStats
+from shmpool.rpc.records import LinkState, LinkStats
 from shmpool.service.links import FORGET_S, LINKS_MAX, SILENT_S, Links, down, lags
 
 UP = LinkStats("rx/work", 7, "rx", "rx/work", "zmq://far:1/x", True, "up", 100.0)
@@ -38,6 +39,53 @@ def test_reports_count_until_they_are_old() -> None:
     assert [] == links.of("rx")
 
 
+def test_the_rate_of_a_link() -> None:
+    """It is that between two reports, however often it is asked for. What a bridge counted before
+    it was started again does not count."""
+    now = [0.0]
+    links = Links(lambda: now[0])
+
+    def report(pid: int, packets: int, state: LinkState = "up") -> int:
+        links.report(pid, [replace(UP, pid=pid, packets=packets, state=state)])
+        (first,), (second,) = links.of("rx"), links.of("rx")
+        assert first.rate == second.rate
+        return first.rate
+
+    found = [report(7, 100)]
+    for pid, packets, seconds in ((7, 400, 2.0), (7, 400, 1.0), (9, 50, 6.0), (9, 90, 0.5)):
+        now[0] += seconds
+        found.append(report(pid, packets))
+    assert [0, 150, 0, 0, 80] == found
+    now[0] += SILENT_S
+    assert [("silent", 0)] == [(one.state, one.rate) for one in links.of("rx")]
+
+
+def test_two_bridges_with_a_link_of_one_name() -> None:
+    """Both are shown, until one has gone: what one says hides nothing of the other."""
+    now, mine, other = [0.0], os.getpid(), os.getppid()
+    links = Links(lambda: now[0])
+
+    def shown() -> list[tuple[str, int, str]]:
+        return [(one.name, one.pid, one.state) for one in links.of("rx")]
+
+    for _ in range(2):
+        links.report(mine, [replace(UP, pid=mine, state="down")])
+        links.report(other, [replace(UP, pid=other)])
+        assert [("rx/work", mine, "down"), (f"rx/work ({other})", other, "up")] == shown()
+    now[0] = SILENT_S
+    links.report(other, [replace(UP, pid=other)])
+    assert [("rx/work", other, "up")] == shown()
+    links.report(mine, [replace(UP, pid=mine)])
+    links.report(other, [replace(UP, pid=other, state="ended")])
+    links.report(mine, [replace(UP, pid=mine)])
+    assert [("rx/work", mine, "up")] == shown()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    links.report(gone.pid, [replace(UP, pid=gone.pid, name="second")])
+    links.report(mine, [replace(UP, pid=mine), replace(UP, pid=mine, name="second")])
+    assert [("rx/work", mine, "up"), ("second", mine, "up")] == shown()
+
+
 def test_reports_are_bounded() -> None:
     """Bridges cannot make the daemon hold more than so many links."""
     links = Links()
@@ -58,6 +106,9 @@ def test_when_a_link_is_an_alarm() -> None:
     assert "" == down(UP, 1e9)
     late = replace(UP, oldest_s=10.0, unacknowledged=3, lag=5)
     assert "for more than 10 s; 3 bursts are on their way, and 5 packets wait" in lags(late)
+    full = replace(late, unacknowledged=0)
+    assert "the other side has had no room for more than 10 s; 5 packets wait" == lags(full)
+    assert "the pool, or the queue or topic, has had no room" in lags(replace(full, sends=False))
     assert ["", "", ""] == [
         lags(one) for one in (UP, replace(late, oldest_s=9.9), replace(late, state="down"))
     ]

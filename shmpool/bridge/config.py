@@ -6,8 +6,10 @@ No I/O. The table is read with the daemon's configuration (service/config.py).
 
 import ipaddress
 import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Literal, get_args
 from urllib.parse import unquote
 
@@ -23,7 +25,8 @@ RECEIVERS_MAX = 16  # of one link
 Receivers = Literal["competing", "all"]
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[^]/]*\]|[^/:]*)(?::([0-9]{1,5}))?(?:/(.*))?")
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")  # 32 bytes in Z85
+_Z85 = string.digits + string.ascii_letters + ".-:+=^!/*?&<>()[]{}@%$#"
+_KEY = 40  # characters of a key: 32 bytes in Z85
 _SHOWN = 80
 
 
@@ -91,7 +94,7 @@ class LinkOptions:
     down_s: float = field(default=5.0, metadata=about(Option(
         "Alarm when the link has been down for this long.", "seconds", 0.0, 1e6)))
     lag_s: float = field(default=10.0, metadata=about(Option(
-        "Alarm when a burst has waited for this long to be acknowledged.",
+        "Alarm when a burst is not acknowledged, or the other side has no room, for this long.",
         "seconds", 0.0, 1e6)))
     failover_s: float = field(default=10.0, metadata=about(Option(
         "A competing receiver that is away for this long loses its bursts to the others.",
@@ -175,6 +178,15 @@ def _is_host(host: str) -> bool:
         return False
 
 
+def _is_key(text: str) -> bool:
+    """Whether it is 32 bytes in Z85. Not every five of its characters are four bytes."""
+    if len(text) != _KEY or not set(text) <= set(_Z85):
+        return False
+    digits = [_Z85.index(one) for one in text]
+    words = (digits[i : i + 5] for i in range(0, _KEY, 5))
+    return all(reduce(lambda high, low: high * 85 + low, word) < 2**32 for word in words)
+
+
 def link_refusals(link: LinkOptions) -> Iterator[tuple[str, str]]:
     """Yields what is wrong with a link: the option, and what is demanded of it."""
     for name, option in OPTIONS.items():
@@ -188,7 +200,7 @@ def link_refusals(link: LinkOptions) -> Iterator[tuple[str, str]]:
     faults = [(option, why) for option, text in texts if (why := _fault(text))]
     yield from faults
     for name, key in [("peer_key", link.peer_key), *(("allow_keys", k) for k in link.allow_keys)]:
-        if key is not None and not _KEY.fullmatch(key):
+        if key is not None and not _is_key(key):
             yield name, "each must be a public key: 40 characters of Z85"
     if not faults:
         yield from _wrong_ends(link)

@@ -21,7 +21,7 @@ SENDER = 16  # bytes of a sender's id, of which neither half is zero
 ENTRIES = 127  # senders that are known; fewer if the pool has a headroom
 SLICE_S = 0.2  # of a wait for the buffer
 FRESH_S = 1.0  # after which the buffer goes through its queue: no alarm says that it is held long
-ENTRY = 32  # bytes: the sender, the number of its last burst, when it was noted (ns since 1970)
+ENTRY = 32  # bytes: the sender, the number of its last burst, when it was noted (ns of the machine)
 WORDS = ENTRY // 8
 NUMBER, NOTED = 2, 3  # words of an entry
 _HEAD = b"shmpool bridge 1".ljust(ENTRY, b"\0")  # in the place of the first entry
@@ -79,7 +79,7 @@ class Ledger:
         else:
             words, at = self._at[place]
             words[at + NUMBER] = number
-        words[at + NOTED] = time.time_ns()
+        words[at + NOTED] = time.monotonic_ns()
         self._last[sender] = number
         self._found.discard(sender)
 

@@ -36,14 +36,14 @@ class LinkFigures:
     """
 
     state: LinkState = "starting"
-    since: float = 0.0  # seconds since 1970: of the state
+    since: float = 0.0  # monotonic seconds: of the state
     why: str = ""  # it is not up
     bursts: int = 0  # sent and acknowledged, or put
     packets: int = 0
     bytes: int = 0
     window: int = 0  # bursts that may be unacknowledged now
     unacknowledged: int = 0  # bursts
-    oldest_since: float | None = None  # monotonic seconds: the oldest of them was sent
+    oldest_since: float | None = None  # monotonic seconds: of the oldest, or without room
     lag: int = 0  # packets that wait to be sent, or to be put
     reconnects: int = 0
     doubled: int = 0  # bursts that came twice, and were put once
@@ -55,7 +55,7 @@ class LinkFigures:
         if (state, why) == (self.state, self.why):
             return False
         if state != self.state:
-            self.since = time.time()
+            self.since = time.monotonic()
         self.state, self.why = state, why
         return True
 
@@ -65,7 +65,7 @@ class Link(ABC):
 
     def __init__(self, options: LinkOptions) -> None:
         self.options = options
-        self.figures = LinkFigures(since=time.time(), window=options.window)
+        self.figures = LinkFigures(since=time.monotonic(), window=options.window)
         self.stop = Stop()
         self._pool: Pool | None = None
         self._asked = 0.0

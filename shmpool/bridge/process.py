@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from .stopping import Stop
 log = logging.getLogger("shmpool.bridge")
 
 REPORT_S = 1.0
+ANSWER_S = 2.0  # for the daemon to answer in: a bridge that ends does not wait for it longer
 RETRY_S = 5.0  # after which a daemon that did not answer is asked again
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 PR_SET_PDEATHSIG = 1  # prctl.h
@@ -39,6 +41,7 @@ def run(links: list[LinkOptions], socket: Path, parent: int | None = None) -> No
     parent, which has started it.
     """
     _keep_memory()
+    _raise_file_limit()
     made = [link_of(options) for options in links]
     stop = Stop()
 
@@ -53,20 +56,41 @@ def run(links: list[LinkOptions], socket: Path, parent: int | None = None) -> No
             return
     for link in made:
         link.start()
-    reports = _Reports(made, socket)
+    reports = Reports(made, socket)
     try:
         while not stop.wait(REPORT_S):
             reports.send()
     finally:
-        for link in made:
-            link.end()
-        deadline = time.monotonic() + END_S
-        late = [x for x in made if not x.join(max(deadline - time.monotonic(), 0.0))]
-        reports.send()
+        late = end_links(made, reports)
         if late:  # recovery returns what they own
             log.error("%d links are blocked; the bridge ends without them", len(late))
             logging.shutdown()
             os._exit(1)
+
+
+def end_links(links: list[Link], reports: "Reports") -> list[Link]:
+    """Ends the links, those that send first: one of those that receive may have what they wait
+    for. Returns those that have not ended in END_S. The daemon is told all the time, or it would
+    take the bridge for a silent one."""
+    senders = [link for link in links if link.options.sends]
+    for link in senders:
+        link.end()
+    began = time.monotonic()
+    _joined(senders, began + DRAIN_S, reports)
+    for link in links:
+        link.end()
+    late = _joined(links, began + END_S, reports)
+    reports.send()
+    return late
+
+
+def _joined(links: list[Link], deadline: float, reports: "Reports") -> list[Link]:
+    """Waits for links until the deadline. Returns those that have not ended."""
+    while links and (left := deadline - time.monotonic()) > 0:
+        if not links[0].join(min(left, REPORT_S)):
+            reports.send()
+        links = [link for link in links if not link.join(0)]
+    return links
 
 
 def _keep_memory() -> None:
@@ -78,7 +102,14 @@ def _keep_memory() -> None:
             libc.mallopt(option, KEPT)
 
 
-class _Reports:
+def _raise_file_limit() -> None:
+    """Lets this process have as many descriptors as it may: each link has 10, and 3 for each
+    receiver. ZeroMQ aborts the process, and with it all links, where it finds none."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class Reports:
     """What the daemon is told, once a second, if there is one."""
 
     def __init__(self, links: list[Link], socket: Path) -> None:
@@ -93,7 +124,7 @@ class _Reports:
             return
         try:
             if self._client is None:
-                self._client = Client(self._socket)
+                self._client = Client(self._socket, ANSWER_S)
             self._client.call(ReportLinks(os.getpid(), [stats_of(one) for one in self._links]))
         except (errors.ShmpoolError, OSError) as error:
             self._again = time.monotonic() + RETRY_S
@@ -109,7 +140,7 @@ class _Reports:
 def stats_of(link: Link) -> LinkStats:
     """Returns what a link shows."""
     figures, options = link.figures, link.options
-    oldest = figures.oldest_since
+    oldest, now = figures.oldest_since, time.monotonic()
     to = options.to if isinstance(options.to, str) else ", ".join(options.to)
     return LinkStats(
         name=options.shown,
@@ -119,14 +150,14 @@ def stats_of(link: Link) -> LinkStats:
         target=to,
         sends=options.sends,
         state=figures.state,
-        since=figures.since,
+        since=time.time() - (now - figures.since),
         why=figures.why,
         bursts=figures.bursts,
         packets=figures.packets,
         bytes=figures.bytes,
         window=figures.window,
         unacknowledged=figures.unacknowledged,
-        oldest_s=None if oldest is None else max(time.monotonic() - oldest, 0.0),
+        oldest_s=None if oldest is None else max(now - oldest, 0.0),
         lag=figures.lag,
         reconnects=figures.reconnects,
         doubled=figures.doubled,

@@ -3,8 +3,8 @@
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator
-from sys import byteorder
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -24,8 +24,12 @@ KERNEL_BYTES = 1 << 20  # of a connection, each way: a burst is one system call 
 REPLY_MAX = 1 << 16  # bytes of a message from a receiver
 QUEUED_MAX = 2048  # messages of one sender that are not read yet: more than a window
 DOMAIN = "shmpool"  # of those who may connect
-_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-_EVENTS |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_OF_DEALER = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_OF_DEALER |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_OF_ROUTER = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_EVENT = struct.Struct("=Hi")  # zmq_socket_monitor(3): the event, its value
 
 
 @contextlib.contextmanager
@@ -59,7 +63,7 @@ def dealer(
         sock.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         sock.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
         sock.setsockopt(zmq.CURVE_SERVERKEY, options.peer_key.encode())
-    monitor = sock.get_monitor_socket(_EVENTS)
+    monitor = _monitor(sock, ctx, _OF_DEALER)
     sock.connect(f"tcp://{to.bracketed}:{to.port}")
     return sock, monitor
 
@@ -67,8 +71,8 @@ def dealer(
 @contextlib.contextmanager
 def router(
     ctx: zmq.Context[zmq.Socket[bytes]], options: LinkOptions, at: Remote, message_max: int
-) -> Iterator[zmq.Socket[bytes]]:
-    """A socket that senders connect to. ZMQError, Refused."""
+) -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
+    """A socket that senders connect to, and one that says who has. OSError, Refused."""
     sock = ctx.socket(zmq.ROUTER)
     guard = None
     try:
@@ -85,8 +89,13 @@ def router(
             guard = ThreadAuthenticator(ctx)
             guard.start()
             guard.configure_curve_callback(DOMAIN, Allowed(options.allow_keys))
-        sock.bind(f"tcp://{at.bracketed}:{at.port}")
-        yield sock
+        monitor = _monitor(sock, ctx, _OF_ROUTER)
+        try:
+            sock.bind(f"tcp://{at.bracketed}:{at.port}")
+        except zmq.ZMQError as error:
+            code = error.errno or 0
+            raise OSError(code, f"{at.bracketed}:{at.port}: {os.strerror(code)}") from error
+        yield sock, monitor
     finally:
         sock.close(linger=0)
         if guard is not None:
@@ -115,11 +124,25 @@ def _common(sock: zmq.Socket[bytes]) -> None:
     sock.setsockopt(zmq.TCP_MAXRT, STANDSTILL_MS)
 
 
-def happened(monitor: zmq.Socket[bytes]) -> Iterator[int]:
-    """Yields what has become of a connection since the last call."""
+def _monitor(
+    sock: zmq.Socket[bytes], ctx: zmq.Context[zmq.Socket[bytes]], events: int
+) -> zmq.Socket[bytes]:
+    """Returns a socket that says what becomes of the connections of another. Its queue has no
+    limit: where it has one, ZeroMQ's thread stops until it is read, and all connections with
+    it. A receiver does not read while it waits for room."""
+    place = f"inproc://events-{sock.fileno()}"
+    sock.monitor(place, events)
+    monitor = ctx.socket(zmq.PAIR)
+    monitor.setsockopt(zmq.RCVHWM, 0)
+    monitor.connect(place)
+    return monitor
+
+
+def happened(monitor: zmq.Socket[bytes]) -> Iterator[tuple[int, int]]:
+    """Yields what has become of connections since the last call: the event, and its value."""
     while True:
         try:
             frames = monitor.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
-        yield int.from_bytes(frames[0][:2], byteorder)
+        yield _EVENT.unpack(frames[0])

@@ -33,6 +33,7 @@ IDLE_MS, STARVING_MS = 100, 10  # of a wait for a message: whether it ends, or t
 SILENT_S = 5.0  # after which nothing is kept free for a sender
 GONE_S = 30.0  # after which a sender is forgotten, but not by the ledger
 FORGET_S = 1.0  # between two looks for such senders
+CONNECTIONS_S = 0.05  # between two questions what has become of the connections
 MESSAGE_LEAST = 4 << 20  # bytes that every receiver takes in one message
 COMPLAIN_S = 10.0  # between two lines of the log about what a peer sent
 SENDERS_MAX = 120  # connected at once: fewer than the ledger knows
@@ -61,13 +62,15 @@ class Receiver(Link):
         at = self.options.remotes[0]
         self._sessions: dict[bytes, Session] = {}
         self._complained, self._forget_at, self._waits = 0.0, 0.0, 0
+        self._connections: set[int] = set()  # their descriptors
+        self._lost, self._connections_at = 0, 0.0
         self._ack_every = max(min(ACK_EVERY, self.options.window // 2), 1)
         self._largest = max(pool.geometry.room, MESSAGE_LEAST)
         self._path = at.path
         with (  # first where to put: without it no sender gets a connection
             contextlib.closing(Target(pool, self.options.local.name)) as self._target,
             sockets.context() as ctx,
-            sockets.router(ctx, self.options, at, self._largest) as self._sock,
+            sockets.router(ctx, self.options, at, self._largest) as (self._sock, self._monitor),
             contextlib.closing(Ledger(pool, _address(at), self.stop)) as self._ledger,
         ):
             self._receive()
@@ -81,7 +84,11 @@ class Receiver(Link):
                 n += 1
             self._answer_all()
             self._ledger.refresh()
-            if time.monotonic() >= self._forget_at:
+            now = time.monotonic()
+            if now >= self._connections_at:
+                self._connections_at = now + CONNECTIONS_S
+                self._note_connections()
+            if now >= self._forget_at:
                 self._forget()
 
     def _wait_for_message(self) -> bool:
@@ -160,7 +167,7 @@ class Receiver(Link):
             ),
         )
         session.unanswered = 0
-        self._note_state()
+        self._note_connections()
 
     def _burst(
         self, session: Session, message: Message, table: memoryview, data: memoryview
@@ -184,19 +191,19 @@ class Receiver(Link):
         again = bool(message.flags & messages.DOUBTFUL)
         if message.flags & messages.AGAIN:
             again |= number <= session.unknown_until or self._ledger.is_next(sender, number)
-        figures.lag = message.packets
+        figures.lag, figures.oldest_since = message.packets, time.monotonic()
         try:
             n = self._target.place(table, data, again, self.stop)
         except errors.PayloadTooLarge as error:
             # Not noted: if the sender does not read it, it sends the burst again and is told again.
             self._send(session.route, Message(messages.REJECTED, sender, number), str(error))
-            figures.lag = 0
             return
+        finally:
+            figures.lag, figures.oldest_since = 0, None
         self._ledger.note(sender, number)
         session.last = number
         session.unanswered += 1
         session.granted = max(session.granted - n, 0)
-        figures.lag = 0
         figures.redelivered += n * again
         figures.bursts += 1
         figures.packets += n
@@ -249,9 +256,23 @@ class Receiver(Link):
         if gone:
             self._note_state()
 
+    def _note_connections(self) -> None:
+        """Reads what has become of the connections: a sender without one is away at once, though
+        it is known for longer. A session has no descriptor, so only the last one says so."""
+        for event, value in sockets.happened(self._monitor):
+            if event == zmq.EVENT_ACCEPTED:
+                self._connections.add(value)
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._connections.discard(value)
+                self._lost += 1
+            elif self._lost:
+                self._lost -= 1
+                self.figures.reconnects += 1
+        self._note_state()
+
     def _note_state(self) -> None:
         self.figures.window = self.options.window
-        if self._sessions:
+        if self._sessions and self._connections:
             self.up()
         else:
             self.down("no sender is connected")

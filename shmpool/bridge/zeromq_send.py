@@ -46,6 +46,7 @@ class Sender(Link):
         self._returns = Returns()  # what no receiver takes
         self._connections_at = 0.0
         self._pause = SOON_S
+        self._starved: float | None = None  # since when packets wait for a receiver's room
         source = self._source = source_of(pool, self.options.local.name)
         try:
             with sockets.context() as ctx:
@@ -183,7 +184,7 @@ class Sender(Link):
             self._connections_at = now + CONNECTIONS_S
             self._note_figures()
         for one in self._outlets:
-            for event in sockets.happened(one.monitor) if connections else ():
+            for event, _ in sockets.happened(one.monitor) if connections else ():
                 self._connection(one, event)
             while one.connected and self._answer(one):
                 pass
@@ -335,14 +336,18 @@ class Sender(Link):
         figures = self.figures
         oldest = [one.window[0].shipment.at for one in self._outlets if one.window]
         figures.unacknowledged = self._unacknowledged()
-        figures.oldest_since = min(oldest, default=None)
         figures.lag = self._source.waiting
+        if oldest or not (figures.lag or self._taken) or self._room() or figures.state != "up":
+            self._starved = None
+        elif self._starved is None:
+            self._starved = time.monotonic()
+        figures.oldest_since = min(oldest, default=self._starved)
 
     def _give_back(self) -> None:
         """Returns what is not acknowledged to the queue."""
         left = {id(sent.shipment): sent.shipment for one in self._outlets for sent in one.window}
         self._returns.end([*(one.batch for one in left.values()), *self._taken])
-        self.figures.unacknowledged = 0
+        self.figures.unacknowledged, self.figures.oldest_since = 0, None
 
 
 def _too_large(size: int, outlets: list[Outlet]) -> str:

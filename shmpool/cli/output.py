@@ -138,11 +138,11 @@ def print_links(links: Sequence[LinkStats]) -> None:
     """Prints links, if there are some, and why one is not up."""
     if links:
         print_table(
-            ("link", "to", "state", "packets", "unacknowledged", "lag", "reconnects", "doubled",
-             "redelivered", "why"),
+            ("link", "to", "state", "packets", "packets/s", "unacknowledged", "lag", "reconnects",
+             "doubled", "redelivered", "why"),
             [
-                (x.name, x.target, x.state, x.packets, f"{x.unacknowledged}/{x.window}", x.lag,
-                 x.reconnects, x.doubled, x.redelivered, x.why)
+                (x.name, x.target, x.state, x.packets, x.rate, f"{x.unacknowledged}/{x.window}",
+                 x.lag, x.reconnects, x.doubled, x.redelivered, x.why)
                 for x in links
             ],
         )  # fmt: skip

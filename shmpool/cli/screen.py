@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Footer, Static
 from .. import errors
 from ..names import LINE_SHOWN, printable
 from ..rpc.protocol import GetMembers, GetStats, List
-from ..rpc.records import Alarm, LinkStats, PoolStats
+from ..rpc.records import Alarm, PoolStats
 from ..stats import Member
 from ..topic import Subscription
 from ..view import TopicStats
@@ -184,7 +184,7 @@ class Top(App[None]):
                     for s in topic.subscribers
                 ]  # fmt: skip
             links += [
-                (name, x.name, x.target, x.state, rate.link(x), f"{x.unacknowledged}/{x.window}",
+                (name, x.name, x.target, x.state, x.rate, f"{x.unacknowledged}/{x.window}",
                  x.lag, x.reconnects, x.doubled, x.redelivered, x.why)
                 for x in stats.links
             ]  # fmt: skip
@@ -253,10 +253,6 @@ class _Rates:
                 more = topic.published - before.published + was.lag - subscriber.lag
                 return max(self._per_second(more), 0)
         return 0
-
-    def link(self, link: LinkStats) -> int:
-        before = {one.name: one for one in self._before.links}.get(link.name, link)
-        return max(self._per_second(link.packets - before.packets), 0)
 
     def member(self, member: Member) -> int:
         before = self._members.get((member.number, member.attached_ns))

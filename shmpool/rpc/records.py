@@ -119,12 +119,13 @@ class LinkStats:
     bytes: int = 0
     window: int = 0  # bursts that may be unacknowledged
     unacknowledged: int = 0  # bursts
-    oldest_s: float | None = None  # since the oldest of them was sent
+    oldest_s: float | None = None  # since the oldest was sent, or since packets wait for room
     lag: int = 0  # packets that wait to be sent or put
     reconnects: int = 0
     doubled: int = 0  # bursts that came twice, and were put once
     redelivered: int = 0  # packets that were perhaps put twice, and are marked
     returned: int = 0  # packets that the other side had no room for, ever
+    rate: int = 0  # packets a second, between the last two reports
     down_s: float = 5.0  # when there is an alarm
     lag_s: float = 10.0
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bridges have reported of their links, and for how long it counts."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,21 @@ LINKS_MAX = 256  # of all bridges
 
 
 class Links:
-    """The links of all bridges that report to this daemon. For one thread."""
+    """The links of all bridges that report to this daemon. For one thread.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock is in seconds and monotonic."""
-        self._clock = clock
-        self._found: dict[tuple[str, str], tuple[float, LinkStats]] = {}  # by pool and name
+    Two bridges may have links of one name, on one queue. The one that reports second gets its
+    process into the name, while the first is there: else each would be shown in turn.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """clock is in seconds and monotonic, wall in seconds since 1970."""
+        self._clock, self._wall = clock, wall
+        # By pool and name. since is on the monotonic clock.
+        self._found: dict[tuple[str, str], tuple[float, LinkStats]] = {}
 
     def report(self, pid: int, links: list[LinkStats]) -> None:
         """Takes a bridge's report in place of its last one. LimitReached."""
@@ -35,7 +45,23 @@ class Links:
                 f"{len(kept)} links are reported by other bridges; all together may have "
                 f"{LINKS_MAX}"
             )
-        self._found = kept | {(link.pool, link.name): (now, link) for link in links}
+        taken = {key for key, (at, link) in kept.items() if self._runs(link, now - at)}
+        ahead = now - self._wall()  # the wall clock may jump until it is shown
+        for link in links:
+            name = link.name
+            if (link.pool, name) in taken:
+                name = f"{name} ({pid})"
+            kept[link.pool, name] = (
+                now,
+                replace(
+                    link,
+                    name=name,
+                    pid=pid,
+                    since=link.since + ahead,
+                    rate=self._rate((link.pool, name), pid, link.packets, now),
+                ),
+            )
+        self._found = kept
 
     def of(self, pool: str) -> list[LinkStats]:
         """Returns the links of a pool, by name."""
@@ -47,12 +73,34 @@ class Links:
         ]
         return [link for link in found if link is not None]
 
+    def _rate(self, key: tuple[str, str], pid: int, packets: int, now: float) -> int:
+        """Returns the packets a second since that bridge's last report. A client that asks more
+        often than a bridge reports would see none at times, and at others too many."""
+        at, before = self._found.get(key, (now, None))
+        if before is None or before.pid != pid or now <= at:
+            return 0
+        return max(round((packets - before.packets) / (now - at)), 0)
+
+    def _runs(self, link: LinkStats, age: float) -> bool:
+        """Whether the bridge of that report is still there. A bridge in another PID namespace is
+        not found, and its name is not kept for it."""
+        if link.state == "ended" or age >= SILENT_S:
+            return False
+        try:
+            os.kill(link.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:
+            pass
+        return True
+
     def _shown(self, link: LinkStats, age: float) -> LinkStats | None:
+        link = replace(link, since=link.since + self._wall() - self._clock())
         if link.state == "ended":
             return link if age < ENDED_S else None
         if age < SILENT_S:
             return link
-        return replace(link, state="silent", why=f"no report from process {link.pid}")
+        return replace(link, state="silent", rate=0, why=f"no report from process {link.pid}")
 
 
 def down(link: LinkStats, wall: float) -> str:
@@ -69,7 +117,10 @@ def lags(link: LinkStats) -> str:
     """Says how far a link lags, if that is an alarm; else ""."""
     if link.state != "up" or link.oldest_s is None or link.oldest_s < link.lag_s:
         return ""
-    return (
-        f"a burst has not been acknowledged for more than {link.lag_s:g} s; {link.unacknowledged} "
-        f"bursts are on their way, and {link.lag} packets wait"
-    )
+    if link.unacknowledged:
+        return (
+            f"a burst has not been acknowledged for more than {link.lag_s:g} s; "
+            f"{link.unacknowledged} bursts are on their way, and {link.lag} packets wait"
+        )
+    whose = "the other side" if link.sends else "the pool, or the queue or topic,"
+    return f"{whose} has had no room for more than {link.lag_s:g} s; {link.lag} packets wait"

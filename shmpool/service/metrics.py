@@ -74,7 +74,7 @@ FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
     (Counter, "link_bytes", "Their bytes.", LINK),
     (Gauge, "link_window", "Bursts that a link may have on their way.", LINK),
     (Gauge, "link_unacknowledged", "Bursts of a link that are on their way.", LINK),
-    (Gauge, "link_oldest_seconds", "Age of the oldest of them.", LINK),
+    (Gauge, "link_oldest_seconds", "Age of the oldest, or how long no room was there.", LINK),
     (Gauge, "link_lag", "Packets that wait to be sent or put.", LINK),
     (Counter, "link_reconnects", "Connections of a link after its first one.", LINK),
     (Counter, "link_doubled", "Bursts that came twice, and were put once.", LINK),

@@ -185,7 +185,8 @@ function draw(shown) {
     topic.subscribers.map((one) => [topic.name, one.number, one.pid, one.name, one.policy,
       number(one.lag), number(one.gaps), number(one.held), stateOf(one)])));
   drawRows(shown.node.querySelector(".links"), pool.links.map((link) => [link.name, link.target,
-    link.state, number(link.packets), `${number(link.unacknowledged)} of ${number(link.window)}`,
+    link.state, number(link.packets), number(link.rate),
+    `${number(link.unacknowledged)} of ${number(link.window)}`,
     number(link.lag), number(link.reconnects), number(link.doubled), number(link.redelivered), link.why]));
   const details = shown.node.querySelector("details");
   details.hidden = pool.members.length === 0;
