@@ -151,7 +151,7 @@ LaneStats  A lane of a queue, in buffers. depth, capacity, enqueued, dequeued, l
 LinkStats  A link of a bridge, as the bridge has reported it last. name: str; pid: int; pool,
     source, target: str; sends: bool; state: Literal['starting', 'up', 'down', 'ended', 'silent'];
     since: float; why: str; bursts, packets, bytes, window, unacknowledged: int; oldest_s: float |
-    None; lag, reconnects, doubled, redelivered, returned: int; down_s, lag_s: float
+    None; lag, reconnects, doubled, redelivered, returned, rate: int; down_s, lag_s: float
 Member  One attached thread. number, pid, tid, attached_ns, cached, held: int; operation: str |
     None; dead: bool; counters: dict[str, int]
 Message  One buffer in a queue, as it was when AlfQueue.peek copied it. position, index, length:
