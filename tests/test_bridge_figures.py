@@ -190,11 +190,11 @@ def test_a_clock_that_is_set_moves_no_alarm(
     sender = run(end_of(ends[0]), f"zmq://127.0.0.1:{free_port()}/x")
     eventually(lambda: sender.figures.state == "down")
     links = Links(wall=lambda: time.time())
-    links.report(os.getpid(), [stats_of(sender)])
+    links.report(str(os.getpid()), os.getpid(), [stats_of(sender)])
     for wall in (2e9, 1e8):
         monkeypatch.setattr("time.time", lambda wall=wall: wall)
         (shown,) = links.of(ends[0].pool.name)
         assert wall - 5 < shown.since <= wall
-        links.report(os.getpid(), [stats_of(sender)])
+        links.report(str(os.getpid()), os.getpid(), [stats_of(sender)])
         (shown,) = links.of(ends[0].pool.name)
         assert wall - 5 < shown.since <= wall

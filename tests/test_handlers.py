@@ -79,7 +79,7 @@ ASKED = {
     Peek: {"queue": "work"},
     Redrive: {"queue": "work"},
     Drain: {"queue": "work"},
-    ReportLinks: {"pid": 1, "links": []},
+    ReportLinks: {"bridge": "one", "pid": 1, "links": []},
 }
 
 

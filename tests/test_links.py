@@ -23,20 +23,29 @@ def test_reports_count_until_they_are_old() -> None:
     now = [0.0]
     links = Links(lambda: now[0])
     other = replace(UP, pid=8, name="other", state="ended")
-    links.report(7, [UP, replace(UP, name="second")])
-    links.report(8, [other])
+    links.report("7", 7, [UP, replace(UP, name="second")])
+    links.report("8", 8, [other])
     assert ["other", "rx/work", "second"] == [one.name for one in links.of("rx")]
-    links.report(7, [UP])
+    links.report("7", 7, [UP])
     assert ["other", "rx/work"] == [one.name for one in links.of("rx")]
     assert [] == links.of("tx")
     now[0] = SILENT_S
     assert ["ended", "silent"] == [one.state for one in links.of("rx")]
     now[0] = 2 * SILENT_S
     assert ["silent"] == [one.state for one in links.of("rx")]
-    links.report(9, [replace(UP, pid=9)])  # a new process has the link
+    links.report("9", 9, [replace(UP, pid=9)])  # a new process has the link
     assert [(9, "up")] == [(one.pid, one.state) for one in links.of("rx")]
     now[0] += FORGET_S
     assert [] == links.of("rx")
+
+
+def test_bridges_with_one_process_number() -> None:
+    """Two containers, say. The links of both are shown, and stay."""
+    links = Links(lambda: 0.0)
+    for packets in (1, 2):
+        for name in ("in", "out"):
+            links.report(name, 1, [replace(UP, pid=1, name=name, packets=packets)])
+    assert [("in", 2), ("out", 2)] == [(link.name, link.packets) for link in links.of("rx")]
 
 
 def test_the_rate_of_a_link() -> None:
@@ -46,7 +55,7 @@ def test_the_rate_of_a_link() -> None:
     links = Links(lambda: now[0])
 
     def report(pid: int, packets: int, state: LinkState = "up") -> int:
-        links.report(pid, [replace(UP, pid=pid, packets=packets, state=state)])
+        links.report(str(pid), pid, [replace(UP, pid=pid, packets=packets, state=state)])
         (first,), (second,) = links.of("rx"), links.of("rx")
         assert first.rate == second.rate
         return first.rate
@@ -69,20 +78,20 @@ def test_two_bridges_with_a_link_of_one_name() -> None:
         return [(one.name, one.pid, one.state) for one in links.of("rx")]
 
     for _ in range(2):
-        links.report(mine, [replace(UP, pid=mine, state="down")])
-        links.report(other, [replace(UP, pid=other)])
+        links.report(str(mine), mine, [replace(UP, pid=mine, state="down")])
+        links.report(str(other), other, [replace(UP, pid=other)])
         assert [("rx/work", mine, "down"), (f"rx/work ({other})", other, "up")] == shown()
     now[0] = SILENT_S
-    links.report(other, [replace(UP, pid=other)])
+    links.report(str(other), other, [replace(UP, pid=other)])
     assert [("rx/work", other, "up")] == shown()
-    links.report(mine, [replace(UP, pid=mine)])
-    links.report(other, [replace(UP, pid=other, state="ended")])
-    links.report(mine, [replace(UP, pid=mine)])
+    links.report(str(mine), mine, [replace(UP, pid=mine)])
+    links.report(str(other), other, [replace(UP, pid=other, state="ended")])
+    links.report(str(mine), mine, [replace(UP, pid=mine)])
     assert [("rx/work", mine, "up")] == shown()
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    links.report(gone.pid, [replace(UP, pid=gone.pid, name="second")])
-    links.report(mine, [replace(UP, pid=mine), replace(UP, pid=mine, name="second")])
+    links.report(str(gone.pid), gone.pid, [replace(UP, pid=gone.pid, name="second")])
+    links.report(str(mine), mine, [replace(UP, pid=mine), replace(UP, pid=mine, name="second")])
     assert [("rx/work", mine, "up"), ("second", mine, "up")] == shown()
 
 
@@ -90,10 +99,10 @@ def test_reports_are_bounded() -> None:
     """Bridges cannot make the daemon hold more than so many links."""
     links = Links()
     many = [replace(UP, name=str(i)) for i in range(LINKS_MAX)]
-    links.report(7, many)
-    links.report(7, many)
+    links.report("7", 7, many)
+    links.report("7", 7, many)
     with pytest.raises(shmpool.LimitReached, match=f"may have {LINKS_MAX}"):
-        links.report(8, [replace(UP, pid=8)])
+        links.report("8", 8, [replace(UP, pid=8)])
 
 
 def test_when_a_link_is_an_alarm() -> None:

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import resource
+import secrets
 import signal
 import time
 from pathlib import Path
@@ -115,6 +116,7 @@ class Reports:
     def __init__(self, links: list[Link], socket: Path) -> None:
         self._links, self._socket = links, socket
         self._client: Client | None = None
+        self._bridge = secrets.token_hex(8)
         self._again = 0.0
         self._refused = ""
 
@@ -125,7 +127,8 @@ class Reports:
         try:
             if self._client is None:
                 self._client = Client(self._socket, ANSWER_S)
-            self._client.call(ReportLinks(os.getpid(), [stats_of(one) for one in self._links]))
+            stats = [stats_of(one) for one in self._links]
+            self._client.call(ReportLinks(self._bridge, os.getpid(), stats))
         except (errors.ShmpoolError, OSError) as error:
             self._again = time.monotonic() + RETRY_S
             if self._client is not None:

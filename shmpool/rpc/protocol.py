@@ -262,11 +262,13 @@ class Watch(Request[float], method="watch"):
 
 @dataclass(frozen=True)
 class ReportLinks(Request[None], method="report_links", writes=True):
-    """Tells the daemon how the links of a bridge are: of the process `pid`, all of them.
+    """Tells the daemon how the links of a bridge are, all of them.
 
     A bridge does so every second. The daemon shows them with the statistics of their pools.
+    `bridge` is another one for each process, and `pid` its number as it knows it itself.
     """
 
+    bridge: str
     pid: int
     links: list[LinkStats]
 

@@ -149,8 +149,8 @@ class RequestHandler:
                     return pool.queue(queue).drain(n)
             case Prune(age):
                 return Pruned(*survey(age=age))
-            case ReportLinks(pid, links):
-                return self.links.report(pid, links)
+            case ReportLinks(bridge, pid, links):
+                return self.links.report(bridge, pid, links)
             case Watch():
                 raise errors.RequestRefused("watch needs a daemon: it sends notifications")
         raise errors.RequestRefused(f"{request.method} is not answered by this version")

@@ -30,22 +30,25 @@ class Links:
         """clock is in seconds and monotonic, wall in seconds since 1970."""
         self._clock, self._wall = clock, wall
         # By pool and name. since is on the monotonic clock.
-        self._found: dict[tuple[str, str], tuple[float, LinkStats]] = {}
+        self._found: dict[tuple[str, str], tuple[float, str, LinkStats]] = {}
 
-    def report(self, pid: int, links: list[LinkStats]) -> None:
-        """Takes a bridge's report in place of its last one. LimitReached."""
+    def report(self, bridge: str, pid: int, links: list[LinkStats]) -> None:
+        """Takes a bridge's report in place of its last one. LimitReached.
+
+        Not by process: in containers that share a pool each bridge may be process 1.
+        """
         now = self._clock()
         kept = {
-            key: (at, link)
-            for key, (at, link) in self._found.items()
-            if link.pid != pid and now - at < (ENDED_S if link.state == "ended" else FORGET_S)
+            key: (at, other, link)
+            for key, (at, other, link) in self._found.items()
+            if other != bridge and now - at < (ENDED_S if link.state == "ended" else FORGET_S)
         }
         if len(kept) + len(links) > LINKS_MAX:
             raise errors.LimitReached(
                 f"{len(kept)} links are reported by other bridges; all together may have "
                 f"{LINKS_MAX}"
             )
-        taken = {key for key, (at, link) in kept.items() if self._runs(link, now - at)}
+        taken = {key for key, (at, _, link) in kept.items() if self._runs(link, now - at)}
         ahead = now - self._wall()  # the wall clock may jump until it is shown
         for link in links:
             name = link.name
@@ -53,12 +56,13 @@ class Links:
                 name = f"{name} ({pid})"
             kept[link.pool, name] = (
                 now,
+                bridge,
                 replace(
                     link,
                     name=name,
                     pid=pid,
                     since=link.since + ahead,
-                    rate=self._rate((link.pool, name), pid, link.packets, now),
+                    rate=self._rate((link.pool, name), bridge, link.packets, now),
                 ),
             )
         self._found = kept
@@ -68,16 +72,16 @@ class Links:
         now = self._clock()
         found = [
             self._shown(link, now - at)
-            for (of, _), (at, link) in sorted(self._found.items())
+            for (of, _), (at, _, link) in sorted(self._found.items())
             if of == pool and now - at < FORGET_S
         ]
         return [link for link in found if link is not None]
 
-    def _rate(self, key: tuple[str, str], pid: int, packets: int, now: float) -> int:
+    def _rate(self, key: tuple[str, str], bridge: str, packets: int, now: float) -> int:
         """Returns the packets a second since that bridge's last report. A client that asks more
         often than a bridge reports would see none at times, and at others too many."""
-        at, before = self._found.get(key, (now, None))
-        if before is None or before.pid != pid or now <= at:
+        at, whose, before = self._found.get(key, (now, "", None))
+        if before is None or whose != bridge or now <= at:
             return 0
         return max(round((packets - before.packets) / (now - at)), 0)
 
