@@ -14,7 +14,8 @@
 #include "recover.h"
 #include "topic.h"
 
-/* Slots that one call reads to count stale ones: below 2 ms; and one more in each ring. */
+/* Slots that one call reads to count stale ones: below 2 ms once their pages are mapped; and one
+ * more in each ring. */
 #define STALE_SAMPLES 16384
 
 /* The slots that a call reads, in all rings of free buffers that it counts. */
@@ -22,26 +23,34 @@ struct samples {
 	uint64_t slots; /* that may be stale */
 	uint64_t left;  /* to read */
 	uint64_t estimated;
+	bool asked; /* backed is known. slab_backed() reads all extents' words */
+	bool backed;
 };
 
 /* Returns how many slots of a ring of free buffers may be stale, from *cons on. */
-static uint64_t may_be_stale(const struct qmempool *p, const struct alf_ring *r, alf_position *cons)
+static uint64_t may_be_stale(const struct qmempool *p, const struct alf_ring *r, struct samples *s,
+			     alf_position *cons)
 {
 	*cons = load_acquire(&r->q->cons); /* [CONS] */
 	alf_distance ahead = (alf_distance)(load_relaxed(pool_bypassed(r)) - *cons);
 	if (ahead <= 0 || !audit_stale(p, r, *cons))
 		return 0;
 	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1;
-	return n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment) ? 0 : n;
+	if (n * SEGMENT_PAGE <= SLAB_SMALL)
+		return n;
+	if (!s->asked) /* once a call: there may be hundreds of rings */
+		s->backed = slab_backed(&p->segment);
+	s->asked = true;
+	return s->backed ? n : 0;
 }
 
 /* Adds the rings of a class to those that are counted. */
 static void add_samples(const struct qmempool *p, struct samples *s)
 {
 	alf_position cons;
-	s->slots += may_be_stale(p, &p->free, &cons);
+	s->slots += may_be_stale(p, &p->free, s, &cons);
 	for (uint32_t i = 0; i < p->sides; i++)
-		s->slots += may_be_stale(p, &p->side[i], &cons);
+		s->slots += may_be_stale(p, &p->side[i], s, &cons);
 	s->left += 1 + p->sides;
 }
 
@@ -51,7 +60,7 @@ static void add_samples(const struct qmempool *p, struct samples *s)
 static uint64_t count_stale(const struct qmempool *p, const struct alf_ring *r, struct samples *s)
 {
 	alf_position cons;
-	const uint64_t n = may_be_stale(p, r, &cons);
+	const uint64_t n = may_be_stale(p, r, s, &cons);
 	uint64_t apart = (s->slots + STALE_SAMPLES - 1) / STALE_SAMPLES, found = 0;
 	if (!n || !s->left) {
 		s->estimated |= n != 0;
