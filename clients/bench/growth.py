@@ -29,7 +29,7 @@ from rich.table import Table
 import shmpool
 
 from .growth_report import Growth, machine, markdown, plot, store
-from .recovery import forked, kill
+from .recovery import forked, kill, uninterrupted
 
 THREADS = 100  # members of one process
 MESSAGES = 100_000  # of all processes of a crowd
@@ -84,7 +84,8 @@ def members(pool: shmpool.Pool, n: int) -> Iterator[None]:
 
     try:
         for first in range(0, n, THREADS):
-            children.append(forked(partial(attach, first)))
+            with uninterrupted():
+                children.append(forked(partial(attach, first)))
             os.read(ready[0], 1)
         yield
     finally:

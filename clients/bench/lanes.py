@@ -20,7 +20,7 @@ from rich.table import Table
 
 import shmpool
 
-from .recovery import forked, kill
+from .recovery import forked, kill, uninterrupted
 
 MESSAGE = bytes(64)
 CAPACITY = 16384  # of all lanes, or all queues, together
@@ -81,7 +81,8 @@ def measure(way: str, pairs: int, n: int, bulk: int) -> float:
                 queue = queues[i % len(queues)]
                 for side, run in enumerate((produce, consume)):
                     job = pinned(2 * i + side, lambda run=run, queue=queue: run(queue))  # type: ignore[misc]
-                    children.append(forked(job))
+                    with uninterrupted():
+                        children.append(forked(job))
             for _ in children:
                 os.read(ready[0], 1)
             start = time.perf_counter()

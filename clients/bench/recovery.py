@@ -7,6 +7,7 @@ calls relative to its speed without them. The worker has a core to itself, so th
 slows it down.
 """
 
+import ctypes
 import mmap
 import os
 import signal
@@ -14,7 +15,8 @@ import statistics
 import struct
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 from rich.console import Console
@@ -25,19 +27,32 @@ import shmpool
 BURST = 32
 HELD = 1000  # buffers that each victim holds
 COUNTER = struct.Struct("Q")
+PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Starts a child process that does the work. Returns its pid."""
-    pid = os.fork()
+    """Starts a child process that does the work, and ends when its parent does. Returns its pid."""
+    parent, pid = os.getpid(), os.fork()
     if pid:
         return pid
     try:
-        work()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == parent:  # else it has ended before
+            work()
     except Exception:
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C wait: a child that is started and noted within is never forgotten."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Worker:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 import shmpool
 
-from .recovery import forked, kill
+from .recovery import forked, kill, uninterrupted
 
 GOAL_MS = 300
 RESTS_S = 2.0  # how long the consumers sleep before the first kill
@@ -59,7 +59,8 @@ def measure(sleepers: int, kills: int) -> tuple[list[float], float]:
     try:
         pool.create_queue("jobs", capacity=64)
         for _ in range(sleepers):
-            children.append(forked(lambda: consume(pool, report)))
+            with uninterrupted():
+                children.append(forked(lambda: consume(pool, report)))
         while len(pool.members()) < sleepers or pool.stats().counters["sleep"] < sleepers:
             time.sleep(0.1)
         before, start = used(children), time.monotonic()
@@ -70,7 +71,8 @@ def measure(sleepers: int, kills: int) -> tuple[list[float], float]:
                 f"worker{i}", capacity=1, on_death="dead-letter", dead_letter="jobs"
             )
             own.send(b"job")
-            children.append(forked(lambda i=i: work(pool, i, report)))  # type: ignore[misc]
+            with uninterrupted():
+                children.append(forked(lambda i=i: work(pool, i, report)))  # type: ignore[misc]
             os.read(result, TIME.size)
             time.sleep(random.uniform(0.3, 0.5))
             killed = time.monotonic_ns()

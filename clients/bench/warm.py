@@ -28,7 +28,7 @@ from rich.table import Table
 import shmpool
 
 from .lanes import pinned
-from .recovery import forked, kill
+from .recovery import forked, kill, uninterrupted
 
 CAPACITY = 256  # buffers
 MANY = 8  # messages of a send_many()
@@ -113,7 +113,8 @@ def measure(
         try:
             for i in range(pairs):
                 for side, run in enumerate((produce, consume)):
-                    children.append(forked(pinned(2 * i + side, run)))
+                    with uninterrupted():
+                        children.append(forked(pinned(2 * i + side, run)))
             for _ in children:
                 os.read(ready[0], 1)
             start = time.perf_counter()

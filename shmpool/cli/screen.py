@@ -119,6 +119,7 @@ class Top(App[None]):
             table: DataTable[object] = DataTable(id=name, cursor_type="row", zebra_stripes=True)
             for column in columns:
                 table.add_column(column, key=column)
+            table.display = False  # until there is a row
             yield table
         yield Footer()
 
