@@ -13,10 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lanes.h"
 #include "member.h"
 #include "our_pool.h"
 
 #define MOST 256u /* elements of one operation */
+#define LANES (ALF_LANED | 8u << LANES_SHIFT)
 
 struct ends {
 	struct our_end end;
@@ -53,6 +55,14 @@ static void queue(struct ends *e, uint32_t n)
 	expect(queue_get(e->end.pool, e->end.member, e->end.queue, e->handle, n) == (int)n);
 }
 
+/* The same in a queue of several lanes, of which one is used. */
+static void lanes(struct ends *e, uint32_t n)
+{
+	const struct alf_ring *in = queue_in(e->end.member, e->end.queue);
+	expect(!queue_put(e->end.pool, e->end.member, in, e->handle, n));
+	expect(queue_get(e->end.pool, e->end.member, e->end.queue, e->handle, n) == (int)n);
+}
+
 static void path(struct ends *e, uint32_t n)
 {
 	expect(!our_alloc(&e->end, e->handle, n));
@@ -81,6 +91,10 @@ static const struct operation {
 	{ "queue-256", queue, 256, 0 },
 	{ "single-1", queue, 1, ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER },
 	{ "single-32", queue, 32, ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER },
+	{ "lanes-1", lanes, 1, LANES },
+	{ "lanes-32", lanes, 32, LANES },
+	{ "auto-1", lanes, 1, LANES | ALF_LANES_GROW },
+	{ "auto-32", lanes, 32, LANES | ALF_LANES_GROW },
 	{ "path-1", path_one, 1, 0 },
 	{ "path-32", path, 32, 0 },
 };
@@ -97,7 +111,7 @@ static void set_up(struct ends *e, uint32_t flags, uint32_t others, uint32_t que
 								.bulk = 32,
 								.refill_multiplier = 1,
 								.members = others + 4,
-								.queues = queues }));
+								.queues = queues + LANES_MAX }));
 	int number = -1;
 	for (uint32_t i = 0; i < queues; i++) {
 		char name[16];
@@ -141,7 +155,7 @@ int main(int argc, char **argv)
 	for (int i = 3; i < argc; i++)
 		size[i - 3] = (uint32_t)strtoul(argv[i], NULL, 10);
 	set_up(&ends, o->flags, size[0], size[1], size[2]);
-	if (o->once == queue)
+	if (o->once == queue || o->once == lanes)
 		expect(!our_alloc(&ends.end, ends.handle, o->n));
 	repeat(o, &ends, strtol(argv[2], NULL, 10));
 	return 0;
