@@ -104,6 +104,7 @@ static void set_up(struct ends *e, uint32_t flags, uint32_t others, uint32_t que
 		   uint32_t capacity)
 {
 	struct our_pool p = { 0 };
+	const uint32_t lanes_of = flags & ALF_LANED ? LANES_MAX : 0; /* each has a number too */
 	expect(!our_pool_create(&p, (struct shmpool_geometry) { .buffer_size = 64,
 								.capacity = capacity,
 								.prealloc = capacity,
@@ -111,7 +112,7 @@ static void set_up(struct ends *e, uint32_t flags, uint32_t others, uint32_t que
 								.bulk = 32,
 								.refill_multiplier = 1,
 								.members = others + 4,
-								.queues = queues + LANES_MAX }));
+								.queues = queues + lanes_of }));
 	int number = -1;
 	for (uint32_t i = 0; i < queues; i++) {
 		char name[16];
