@@ -171,13 +171,13 @@ def _huge_pages() -> Iterator[Finding]:
     mode = memory.chosen(ROOT)
     free, total = memory.kept_huge_pages(ROOT)
     found = f"{'not made' if trouble else 'made on request'} (shmem_enabled {mode or 'unknown'})"
-    yield _judged(
-        "huge pages",
-        not trouble,
-        found,
-        f'{trouble}: with them, huge_pages="auto" makes a pool in a quarter of the time, and no '
-        "process pays for its first use",
+    brings = (
+        'with huge_pages="auto" a pool is made in a quarter of the time, and no process pays for '
+        "its first use"
     )
+    if trouble:
+        brings = f"{trouble}: {brings}; populate=True makes a process pay at once, at its start"
+    yield Finding("huge pages", "note" if trouble else "ok", found, brings)
     if total:
         yield Finding(
             "pages of hugetlbfs",
