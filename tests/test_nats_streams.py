@@ -462,3 +462,62 @@ def test_a_message_that_a_stream_has_just_room_for(rig: Rig) -> None:
     assert stream_messages(rig.server) < n
     rig.receiver()
     assert sent == sorted(got(rig.there, len(sent)))
+
+
+def test_a_burst_that_is_larger_than_the_stream(rig: Rig) -> None:
+    """It is divided, and the stream never has more than max_bytes."""
+    limit = 20_000
+    link = rig.sender(max_bytes=limit)
+    sent = [b"%03d" % i * 300 for i in range(100)]
+    rig.here.send_many(sent)
+    rig.refused(link, "maximum bytes")
+
+    async def stored(jet: Any) -> int:
+        return int((await jet.stream_info("work")).state.bytes)
+
+    assert 0 < rig.ask(stored) <= limit
+    rig.receiver()
+    assert sent == sorted(got(rig.there, len(sent)))
+
+
+def test_a_consumer_that_another_receiver_made_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link finds out, and marks all that was in the stream: another one may get it, too."""
+    monkeypatch.setattr(nats_receiving, "CHECK_S", 0.05)
+    link = rig.receiver()
+    rig.there.send_many([b"full"] * rig.there.capacity)
+
+    async def publish(jet: Any) -> None:
+        for i in range(3):
+            await jet.publish("work", b"%d" % i)
+
+    async def make_again(jet: Any) -> None:
+        config = (await jet.consumer_info("work", "shmpool")).config
+        await jet.delete_consumer("work", "shmpool")
+        await jet.add_consumer("work", config)
+
+    rig.ask(publish)
+    rig.eventually(lambda: link.figures.unacknowledged == 3)
+    rig.ask(make_again)
+    rig.eventually(lambda: link.figures.reconnects == 1)
+    assert [b"full"] * rig.there.capacity == got(rig.there, rig.there.capacity)
+    found = {}
+    while len(found) < 3:
+        with rig.there.get(timeout=60) as buf:
+            found[bytes(buf)] = buf.redelivered
+    assert {b"0": 1, b"1": 1, b"2": 1} == found
+
+
+def test_a_consumer_of_all_subjects(rig: Rig) -> None:
+    """A link that receives one subject does not take what others wait for."""
+
+    async def create(jet: Any) -> None:
+        await jet.add_stream(name="work", subjects=["work", "other"], retention="workqueue")
+        await jet.add_consumer(
+            "work", durable_name="shmpool", ack_policy="explicit", max_ack_pending=-1
+        )
+
+    rig.ask(create)
+    link = rig.run(receives(rig.there, rig.server, subject="work"))
+    rig.refused(link, "it gets all subjects, not work")

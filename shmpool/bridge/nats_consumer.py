@@ -80,7 +80,7 @@ def consumer_differences(
     if there.deliver_policy not in (api.DeliverPolicy.ALL, api.DeliverPolicy.NEW):
         found.append(f"its deliver_policy is {text(there.deliver_policy)}, not all")
     filters, wanted = _filters(there), _filter(place, stream)
-    if filters not in ([wanted] if wanted else [], stream.config.subjects if not wanted else []):
+    if filters not in ([[wanted]] if wanted else [[], stream.config.subjects]):
         found.append(
             f"it gets {' and '.join(filters) or 'all subjects'}, not {wanted or 'all subjects'}"
         )

@@ -41,8 +41,8 @@ class NatsOptions:
         "How long servers remember what was published, and drop it if it comes again.",
         "seconds", 0.1, 1e6, default="120")))
     max_bytes: int | None = field(default=None, metadata=about(Option(
-        "Bytes that the stream holds; a sender waits while it is full.",
-        "bytes", 1, default="no limit")))
+        "Bytes that the stream holds, headers included; a sender waits while it is full, and no "
+        "message is larger.", "bytes", 1024, default="no limit")))
     max_age_s: float | None = field(default=None, metadata=about(Option(
         "Age at which servers drop messages that nobody has received.",
         "seconds", 1.0, 1e9, default="never")))

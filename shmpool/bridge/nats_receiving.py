@@ -44,7 +44,7 @@ from .nats_consumer import (
     replace_consumer,
 )
 from .nats_sending import BODY, VERSION
-from .nats_stream import NS, Place, first_of, jetstream, prepare_stream, until_lost
+from .nats_stream import NS, Place, first_of, jetstream, keeps_all, prepare_stream, until_lost
 from .packing import RECORD, BadMessage, checked
 from .stopping import Ending
 
@@ -85,6 +85,13 @@ class Receiving:
         self._server = ""  # its id, of the last connection
         self._restarted = 0  # number of the last message when another server was found
         self._counted = 0  # deliveries to all receivers, as the last message here says; 0: unknown
+        self._born = ""  # when the consumer was created: another one delivers all again
+        self._replaced = 0  # number of the last message when another consumer was found
+        self._elsewhere = (
+            0,
+            0,
+        )  # deliveries of which some did not come here, and checks that said so
+        self._forgets = False  # the server is one of which _overdue() tells
         self._first = 0, 0.0  # message that is the stream's first one, and since when it stays
         self._others = False  # other receivers of the same consumer get messages, too
 
@@ -101,6 +108,13 @@ class Receiving:
         if client.server_id != self._server:
             self._restarted = info.state.last_seq if self._server else 0
             self._server = client.server_id
+        born = str(consumer.created)
+        if born != self._born:
+            stored = await jet.stream_info(self._place.stream)
+            self._replaced = stored.state.last_seq if self._born else 0
+            self._born = born
+        self._first, self._elsewhere = (0, 0.0), (0, 0)
+        self._forgets = not keeps_all(client)
         wait = consumer.config.ack_wait or self._place.nats.ack_wait_s
         self._held.clear()
         self._asked, self._ended, self._counted = 0, None, 0
@@ -206,9 +220,9 @@ class Receiving:
                 first = first or self._overdue(stream, consumer, wait)
             except (TimeoutError, nats.js.errors.ServiceUnavailableError):
                 continue  # a cluster without a leader
-            here = self._counted + self._asked + len(self._held)
-            if self._counted and consumer.delivered and consumer.delivered.consumer_seq > here:
-                self._others = True
+            if str(consumer.created) != self._born:  # it delivers again what is held here
+                raise ConnectionError(f"consumer {self._place.consumer!r} is another one")
+            self._see_others(consumer)
             times = times + 1 if first and first == before else 0
             if times == AGREEING - 1:
                 if began_again(stream, consumer):
@@ -217,16 +231,28 @@ class Receiving:
                 raise ConnectionError(f"stream {self._place.stream!r} has forgotten what was done")
             before = first
 
+    def _see_others(self, consumer: ConsumerInfo) -> None:
+        """Notes that deliveries went elsewhere. One on its way here arrives between two checks."""
+        said = consumer.delivered.consumer_seq if consumer.delivered else 0
+        here = self._counted + len(self._held)
+        before, times = self._elsewhere
+        times = times + 1 if said == before and said > here else 0
+        self._elsewhere = said, times
+        if self._counted and (said > here + self._asked or times >= AGREEING):
+            self._others = True
+
     def _overdue(self, stream: StreamInfo, consumer: ConsumerInfo, wait: float) -> int:
         """Returns the number of a work queue's first message if it was delivered, but not here for
         so long that it should have come again; or 0.
 
-        A killed server may wait for an acknowledgement of a message that is gone, in place of this
-        one. Where others receive, one of them may have it for as long as its queue is full.
+        A killed server before 2.10 may wait for an acknowledgement of a message that is gone, in
+        place of this one. Where others receive, one of them may have it for as long as its queue is
+        full; a receiver to which nothing came since it connected does not know of them.
         """
         number, now = stream.state.first_seq, time.monotonic()
         stays = (
-            stream.state.messages
+            self._forgets
+            and stream.state.messages
             and not self._others
             and not self._held
             and consumer.delivered is not None
@@ -292,6 +318,7 @@ class Receiving:
             deliveries > 1
             or "Shmpool-Again" in headers
             or number <= highest
+            or number <= self._replaced
             or (number <= self._restarted and self._others)
             or (number <= self._newest and self._ledger.is_next(self._stream, highest + 1))
         )

@@ -118,7 +118,10 @@ class Sending:
                 f"stream {self._place.stream!r} has no receiver of {self._place.subject} yet, and "
                 "keeps nothing for those that come later: start them first"
             )
-        most = [client.max_payload, info.config.max_msg_size or 0]
+        limit = info.config.max_bytes or 0
+        if limit <= 0:  # a burst that is larger than the whole stream would never be in it
+            limit = self._place.nats.max_bytes or 0
+        most = [client.max_payload, info.config.max_msg_size or 0, limit]
         self._most = min(n for n in most if n > 0) - HEADERS
         room = _Room(jet, self._place, info)
         inbox = client.new_inbox()
@@ -154,7 +157,7 @@ class Sending:
             while why := await room.missing():
                 self._link.down(why)
                 await asyncio.sleep(SCAN_S)
-            most = int(self._place.link.burst_bytes / self._size)
+            most = int(min(self._place.link.burst_bytes, self._most) / self._size)
             try:
                 batch = await self._source.atake(min(max(most, 1), PACKETS_MAX))
             except errors.ShutDown:
@@ -200,8 +203,8 @@ class Sending:
         self._figures.returned += batch.n
         self._link.down(
             f"a packet makes a message of {size} bytes; the server takes at most {most}: raise its "
-            "max_payload or the stream's max_msg_size, or give the queue a dead_letter and "
-            "max_redeliveries"
+            "max_payload, the stream's max_msg_size or max_bytes, or give the queue a dead_letter "
+            "and max_redeliveries"
         )
 
     async def _publish(
