@@ -25,12 +25,6 @@ def free_port() -> int:
         return port
 
 
-def version() -> tuple[int, ...]:
-    """That of the server that is installed."""
-    said = subprocess.run(["nats-server", "--version"], capture_output=True, text=True, check=True)
-    return tuple(int(word) for word in said.stdout.rpartition("v")[2].split("-")[0].split("."))
-
-
 def _stopped(pid: int) -> bool:
     """Whether all threads of the process are stopped."""
     stats = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]

@@ -9,7 +9,6 @@ in bridge_storm.py, which does the same over ZeroMQ.
 
 import asyncio
 import contextlib
-import math
 import os
 import random
 import resource
@@ -49,7 +48,6 @@ A_WINDOW = WINDOW * BURST // (SIZE + RECORD)  # packets, at one side of the serv
 STREAM = 1 << 20  # bytes that the stream holds
 GROWTH = 32 << 20  # bytes of memory that a bridge may take more than when it began
 PACE_S = 0.005  # between two bursts that are taken, so that the processors are not always busy
-REMEMBERS = (2, 10)  # servers before it forget what was acknowledged in the seconds before a kill
 Spaces = tuple[Space, Space, Space]  # of the sender, the server and the receiver
 
 
@@ -208,11 +206,5 @@ def _long_faults(
     assert max(grown) < GROWTH, grown
 
 
-def doubled_max() -> float:
-    """Packets that may come twice, marked, for each kill: the windows of sender and receiver. A
-    server that forgets brings more again, and a receiver that was killed since does not know it."""
-    return 2 * A_WINDOW if nats_servers.version() >= REMEMBERS else math.inf
-
-
 if __name__ == "__main__":
-    sys.exit(main(__doc__, storm, doubled_max()))
+    sys.exit(main(__doc__, storm, 2 * A_WINDOW))

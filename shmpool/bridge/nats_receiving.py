@@ -87,10 +87,8 @@ class Receiving:
         self._counted = 0  # deliveries to all receivers, as the last message here says; 0: unknown
         self._born = ""  # when the consumer was created: another one delivers all again
         self._replaced = 0  # number of the last message when another consumer was found
-        self._elsewhere = (
-            0,
-            0,
-        )  # deliveries of which some did not come here, and checks that said so
+        # Deliveries of which some did not come here, and how many checks have said so.
+        self._elsewhere = 0, 0
         self._forgets = False  # the server is one of which _overdue() tells
         self._first = 0, 0.0  # message that is the stream's first one, and since when it stays
         self._others = False  # other receivers of the same consumer get messages, too
