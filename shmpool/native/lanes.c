@@ -25,62 +25,54 @@ static void share_out(struct lanes *l, uint32_t active)
 	store_relaxed(&l->active, active);
 }
 
-static struct lane_user *user_of(struct lanes *l, const struct member *m)
-{
-	const uint32_t number = tag_number(m->tag);
-	return &l->user[likely(number < l->members) ? number : 0]; /* or its tag is corrupted */
-}
-
 uint32_t lanes_active(const struct lanes *l)
 {
 	const uint64_t n = load_acquire(&l->table->active); /* [LANES] */
 	return n - 1 < l->n ? (uint32_t)n : l->n;
 }
 
-/* Adds lanes if the producers lose many compare-and-swaps on this one. */
-static void grow(struct lanes *l, struct lane_user *u, const struct alf_ring *lane)
+/* Adds lanes if the producers lose many compare-and-swaps on the lane of u. */
+static void grow(struct lanes *l, struct lane_user *u)
 {
-	const uint32_t lost = load_relaxed(&lane->q->lost);
+	const uint32_t lost = load_relaxed(&u->in->q->lost);
 	uint64_t n = lanes_active(l);
-	u->puts = LANES_PUTS;
 	if (lost - u->lost >= LANES_PUTS / LANES_LOSS && n < l->n)
 		cas_seq_cst(&l->table->active, &n, 2 * n < l->n ? 2 * n : l->n); /* [LANES] */
 	u->lost = lost;
 }
 
-/* Decides again which lane a producer has, when there are more. */
-static void choose(struct lanes *l, struct lane_user *u, uint32_t n)
+static void put_into(struct lanes *l, struct lane_user *u, uint32_t lane)
 {
-	if (!u->producer) {
-		u->producer = (uint32_t)add_relaxed(&l->table->producers, 1) % UINT32_MAX + 1;
-		u->in = (u->producer - 1) % n;
-		u->puts = LANES_PUTS;
-		u->lost = load_relaxed(&l->lane[u->in]->q->lost);
-	}
-	const uint32_t to = (u->producer - 1) % n;
-	/* [CONS] after the reserved positions, its own among them. */
-	if (to != u->in && alf_empty(l->lane[u->in])) {
-		u->in = to;
-		u->lost = load_relaxed(&l->lane[to]->q->lost);
-	}
+	u->in_lane = lane;
+	u->in = l->lane[lane];
+	u->lost = load_relaxed(&u->in->q->lost);
 }
 
-const struct alf_ring *lanes_in(const struct member *m, const struct alf_ring *r)
+const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u)
 {
-	struct lanes *l = r->lanes;
-	struct lane_user *u = user_of(l, m);
-	if (unlikely(!u->producer))
-		choose(l, u, lanes_active(l));
-	if (r->flags & ALF_LANES_GROW) {
-		const uint32_t n = lanes_active(l);
-		if (unlikely(n != load_relaxed(&l->active)))
-			share_out(l, n);
-		if (unlikely((u->producer - 1) % n != u->in))
-			choose(l, u, n);
-		if (unlikely(--u->puts == 0))
-			grow(l, u, l->lane[u->in]);
+	uint32_t n = lanes_active(l);
+	if (!u->producer) {
+		u->producer = (uint32_t)add_relaxed(&l->table->producers, 1) % UINT32_MAX + 1;
+		put_into(l, u, (u->producer - 1) % n);
 	}
-	return l->lane[u->in];
+	if (!(l->ring.flags & ALF_LANES_GROW)) {
+		u->puts = INT32_MAX;
+		return u->in;
+	}
+	if (n != load_relaxed(&l->active))
+		share_out(l, n);
+	const uint32_t to = (u->producer - 1) % n;
+	/* [CONS] after the reserved positions, its own among them. */
+	if (to != u->in_lane && alf_empty(u->in))
+		put_into(l, u, to);
+	u->done += u->given + 1;
+	if (u->done >= LANES_PUTS) {
+		u->done = 0;
+		grow(l, u);
+	}
+	u->given = to == u->in_lane ? LANES_PUTS - 1 - u->done : 0;
+	u->puts = (int32_t)u->given;
+	return u->in;
 }
 
 /* Looks whether another lane has a message that nobody takes, and if so stays there. */
@@ -88,54 +80,38 @@ static void look(const struct lanes *l, struct lane_user *u, uint32_t n)
 {
 	const uint32_t at = u->look % n;
 	const alf_position cons = load_acquire(&l->lane[at]->q->cons); /* [CONS] */
-	u->left = LANES_STAY;
 	u->look = at + 1;
-	u->seen[u->out] = load_relaxed(&l->lane[u->out]->q->cons);
-	if (at != u->out && cons == u->seen[at] && alf_ready(l->lane[at], 0))
-		u->out = at;
+	u->seen[u->out_lane] = load_relaxed(&u->out->q->cons);
+	if (at != u->out_lane && cons == u->seen[at] && alf_ready(l->lane[at], 0))
+		u->out_lane = at;
 	u->seen[at] = cons;
 }
 
-struct lanes_walk lanes_begin(const struct member *m, const struct alf_ring *r)
+const struct alf_ring *lanes_choose_out(struct lanes *l, struct lane_user *u)
 {
-	struct lanes *l = r->lanes;
-	struct lane_user *u = user_of(l, m);
 	const uint32_t n = lanes_active(l);
-	if (unlikely(!u->consumer))
+	if (!u->consumer)
 		u->consumer = (uint32_t)add_relaxed(&l->table->consumers, 1) % UINT32_MAX + 1;
-	if (unlikely(u->lanes != n)) {
-		u->lanes = n;
-		u->found = u->out = (u->consumer - 1) % n;
-		u->left = LANES_STAY;
-	}
-	if (unlikely(!u->left))
+	if (u->lanes == n) {
 		look(l, u, n);
-	return (struct lanes_walk) { .l = l, .u = u, .n = n };
+	} else {
+		u->lanes = n;
+		u->found = u->out_lane = (u->consumer - 1) % n;
+	}
+	u->left = LANES_STAY;
+	u->out = l->lane[u->out_lane];
+	return u->out;
 }
 
-const struct alf_ring *lanes_next(struct lanes_walk *w)
+const struct alf_ring *lanes_other(const struct lanes *l, const struct lane_user *u,
+				   struct lanes_walk *w)
 {
-	const uint32_t n = w->n;
-	if (w->step == 0) {
-		w->step = 1;
-		w->at = w->u->out;
-		return w->l->lane[w->at];
-	}
-	/* From the lane on in which it last found something. */
-	while (w->step <= n) {
-		w->at = (w->u->found + w->step++ - 1) % n;
-		if (w->at != w->u->out && alf_ready(w->l->lane[w->at], 0))
-			return w->l->lane[w->at];
+	while (w->step < w->n) {
+		w->at = (u->found + w->step++) % w->n;
+		if (w->at != u->out_lane && alf_ready(l->lane[w->at], 0))
+			return l->lane[w->at];
 	}
 	return NULL;
-}
-
-void lanes_got(struct lanes_walk *w, uint32_t n)
-{
-	struct lane_user *u = w->u;
-	u->left -= n < u->left ? n : u->left;
-	if (w->at != u->out)
-		u->found = w->at;
 }
 
 bool lanes_close(const struct alf_ring *r)

@@ -11,7 +11,8 @@
  *     who         where
  *     a producer  always in the same lane, so its messages keep their order. If lanes are added it
  *                 may go to another one, once it finds its own empty: all that it has put there was
- *                 taken.
+ *                 taken. It looks for new lanes every LANES_PUTS puts, and at each put while it
+ *                 has to go to another one.
  *     a consumer  from its own lane; if that is empty, from the others. Every LANES_STAY messages
  *                 it looks at one other lane; if nobody has taken the message at its head since it
  *                 looked the last time, it stays there for as many. So a message at the head of its
@@ -23,7 +24,8 @@
  *
  * A queue with ALF_LANES_GROW begins with one lane. A producer doubles them if producers lose a
  * compare-and-swap on its lane for every LANES_LOSS of its puts. Each lane then has a smaller share
- * of the capacity; until the first one has no more than that, they may hold more than it together.
+ * of the capacity; until each producer knows it and the first lane has no more than that, they may
+ * hold more than it together.
  *
  *     creation: a crash of the creator leaves        repaired by
  *     before the queue is QUEUE_READY: slots with    recover_makers() frees them
@@ -51,22 +53,26 @@
 
 #define LANES_SHIFT 16 /* queue_create(): flags have the number of lanes here */
 #ifndef LANES_STAY     /* steer.h has fewer of each */
-#define LANES_STAY 32u
+#define LANES_STAY 32
 #define LANES_LOSS 16u
-#define LANES_PUTS 64u /* puts between two looks at the lost compare-and-swaps */
+#define LANES_PUTS 64u /* puts between two looks at new lanes and lost compare-and-swaps */
 #endif
 
 /* What a process remembers of one of its members. */
 struct lane_user {
+	const struct alf_ring *in;  /* the lane into which it puts */
+	const struct alf_ring *out; /* the lane that it takes from first */
+	int32_t puts;               /* until it chooses `in` again; 0 before its first put */
+	int32_t left;      /* messages until it looks at another lane; 0 before its first */
 	uint32_t producer; /* its number among the producers + 1; 0 before its first put */
 	uint32_t consumer;
-	uint32_t lanes; /* that were in use when it chose out */
-	uint32_t in;    /* the lane into which it puts */
-	uint32_t out;   /* the lane that it takes from first */
-	uint32_t found; /* the one in which it last found something while that was empty */
-	uint32_t left;  /* messages until it looks at another one */
-	uint32_t look;  /* that one */
-	uint32_t puts;  /* until it looks at the lost compare-and-swaps */
+	uint32_t in_lane; /* the numbers of both lanes */
+	uint32_t out_lane;
+	uint32_t lanes; /* that were in use when it chose `out` */
+	uint32_t found; /* the lane in which it last found something while `out` was empty */
+	uint32_t look;  /* the lane that it looks at next */
+	uint32_t given; /* what `puts` was when it last chose `in` */
+	uint32_t done;  /* puts since it looked at the lost compare-and-swaps */
 	uint32_t lost;  /* as many were lost then */
 	alf_position seen[LANES_MAX]; /* cons of each lane when it looked at it */
 };
@@ -76,15 +82,20 @@ struct lanes {
 	struct alf_ring ring; /* the queue: it has no positions of its own */
 	struct lane_table *table;
 	uint32_t n;
-	uint32_t active;  /* as many share the capacity here; 0: not shared out yet */
-	uint32_t members; /* of user */
+	uint32_t active; /* as many share the capacity here; 0: not shared out yet */
+	uint32_t users;  /* of user, less one: 2^k - 1 */
 	struct alf_ring *lane[LANES_MAX];
-	struct lane_user user[]; /* by slot number of the member */
+	struct lane_user user[]; /* by the number in the member's tag */
 };
 
 static inline bool lanes_are(const struct alf_ring *r)
 {
 	return r->flags & ALF_LANED;
+}
+
+static inline struct lane_user *lanes_user(struct lanes *l, const struct member *m)
+{
+	return &l->user[m->tag & l->users]; /* inside, whatever a corrupted tag says */
 }
 
 /* Returns how many messages each lane of a queue holds. */
@@ -93,20 +104,35 @@ uint32_t lanes_room(uint32_t capacity, uint32_t lanes);
 /* Returns how many lanes are in use: at least one, whatever a corrupted word says. */
 uint32_t lanes_active(const struct lanes *l);
 
-/* Returns the lane into which m puts. */
-const struct alf_ring *lanes_in(const struct member *m, const struct alf_ring *r);
+/* Chooses the lane into which u puts now, and `puts` times more. Returns it. */
+const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u);
 
-/* The lanes in which a get looks, one after the other. */
+/* Chooses the lane that u takes from first, until it has got `left` messages. Returns it. */
+const struct alf_ring *lanes_choose_out(struct lanes *l, struct lane_user *u);
+
+/* Returns the lane into which m puts. */
+static inline const struct alf_ring *lanes_in(const struct member *m, const struct alf_ring *r)
+{
+	struct lane_user *u = lanes_user(r->lanes, m);
+	return likely(--u->puts >= 0) ? u->in : lanes_choose_in(r->lanes, u);
+}
+
+/* Returns the lane that u takes from first. */
+static inline const struct alf_ring *lanes_out(struct lanes *l, struct lane_user *u)
+{
+	return likely(u->left > 0) ? u->out : lanes_choose_out(l, u);
+}
+
+/* The other lanes in which a get looks, one after the other. */
 struct lanes_walk {
-	const struct lanes *l;
-	struct lane_user *u;
 	uint32_t n; /* lanes in use */
 	uint32_t step;
 	uint32_t at; /* the lane that was returned last */
 };
-struct lanes_walk lanes_begin(const struct member *m, const struct alf_ring *r);
-const struct alf_ring *lanes_next(struct lanes_walk *w); /* NULL after the last one */
-void lanes_got(struct lanes_walk *w, uint32_t n);        /* n from the lane returned last */
+
+/* Returns the next lane but u->out that has a message, from u->found on, or NULL. */
+const struct alf_ring *lanes_other(const struct lanes *l, const struct lane_user *u,
+				   struct lanes_walk *w);
 
 /* Closes the lanes of a queue that is closed. May be repeated. Returns false if one of them could
  * not be closed now. */

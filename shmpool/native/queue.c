@@ -178,22 +178,36 @@ __attribute__((noinline, cold)) static int wake_room(const struct alf_ring *r, i
 	return result;
 }
 
-/* queue_get() of a queue with lanes. */
-__attribute__((noinline)) static int get_lanes(struct qmempool *p, struct member *m,
-					       const struct alf_ring *r, uint64_t *handle,
-					       uint32_t n)
+/* Takes from a ring, and counts and wakes. Returns what transfer_out() returns. */
+static ALWAYS_INLINE int get_from(struct qmempool *p, struct member *m, const struct alf_ring *r,
+				  uint64_t *handle, uint32_t n, enum alf_side side)
 {
-	struct lanes_walk w = lanes_begin(m, r);
+	int got = get_through(p, m, r, handle, n, side);
+	if (likely(got > 0)) {
+		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
+		if (unlikely(wait_anybody(&r->q->room_wait))) /* [WAIT] after cons moved */
+			return wake_room(r, got);
+	} else if (unlikely(load_relaxed(&r->q->stepped)) && wait_anybody(&r->q->room_wait)) {
+		return wake_room(r, got); /* [WAIT] */
+	}
+	return got;
+}
+
+/* Gets from another lane than the member's own, which has nothing. */
+__attribute__((noinline)) static int get_elsewhere(struct qmempool *p, struct member *m,
+						   const struct alf_ring *r, uint64_t *handle,
+						   uint32_t n)
+{
+	const struct lanes *l = r->lanes;
+	struct lane_user *u = lanes_user(r->lanes, m);
+	struct lanes_walk w = { .n = lanes_active(l) };
 	const struct alf_ring *lane;
-	while ((lane = lanes_next(&w))) {
-		int got = get_through(p, m, lane, handle, alf_most(lane, n), ALF_MULTI);
+	while ((lane = lanes_other(l, u, &w))) {
+		int got = get_from(p, m, lane, handle, alf_most(lane, n), ALF_MULTI);
 		if (got > 0) {
-			lanes_got(&w, (uint32_t)got);
-			count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
+			u->found = w.at;
+			u->left -= got;
 		}
-		if (unlikely(wait_anybody(&lane->q->room_wait)) && /* [WAIT] after cons moved */
-		    (got > 0 || load_relaxed(&lane->q->stepped)))
-			wake_room(lane, got);
 		if (got)
 			return got;
 	}
@@ -206,31 +220,44 @@ __attribute__((noinline)) static int get_lanes(struct qmempool *p, struct member
 	return -EAGAIN;
 }
 
-int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
-	      uint32_t n)
+int queue_get_lanes(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    uint64_t *handle, uint32_t n)
 {
-	struct alf_queue *q = r->q;
-	bool single = r->flags & (ALF_SINGLE_CONSUMER | ALF_LANED);
-	int got;
-	if (single && lanes_are(r))
-		return get_lanes(p, m, r, handle, n);
-	if (single && unlikely(role_take(&q->consumer, m->tag)))
-		return -EBUSY;
-	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
-		       get_through(p, m, r, handle, n, ALF_MULTI);
-	if (likely(got > 0)) {
-		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
-		if (unlikely(wait_anybody(&q->room_wait))) /* [WAIT] after cons moved */
-			return wake_room(r, got);
-		return got;
-	}
-	if (got == 0) {
-		count_up(&m->counters[COUNT_EMPTY], 1);
-		if (unlikely(load_relaxed(&q->stepped)) && wait_anybody(&q->room_wait)) /* [WAIT] */
-			return wake_room(r, -EAGAIN);
-		if (unlikely(load_relaxed(&q->ended)) && alf_closed(r) && alf_empty(r))
-			return -EPIPE;
-		return -EAGAIN;
-	}
+	struct lane_user *u = lanes_user(r->lanes, m);
+	const struct alf_ring *lane = lanes_out(r->lanes, u);
+	if (unlikely(lane->flags & ALF_ON_DEMAND)) /* else it takes as many as the queue */
+		n = alf_most(lane, n);
+	int got = get_from(p, m, lane, handle, n, ALF_MULTI);
+	if (unlikely(!got))
+		return get_elsewhere(p, m, r, handle, n);
+	if (likely(got > 0))
+		u->left -= got;
 	return got;
+}
+
+/* queue_get() of a queue without lanes. */
+static ALWAYS_INLINE int get_ring(struct qmempool *p, struct member *m, const struct alf_ring *r,
+				  uint64_t *handle, uint32_t n, enum alf_side side)
+{
+	int got = get_from(p, m, r, handle, n, side);
+	if (likely(got))
+		return got;
+	count_up(&m->counters[COUNT_EMPTY], 1);
+	if (unlikely(load_relaxed(&r->q->ended)) && alf_closed(r) && alf_empty(r))
+		return -EPIPE;
+	return -EAGAIN;
+}
+
+int queue_get_single(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		     uint64_t *handle, uint32_t n)
+{
+	if (unlikely(role_take(&r->q->consumer, m->tag)))
+		return -EBUSY;
+	return get_ring(p, m, r, handle, n, ALF_SINGLE_WAKES);
+}
+
+int queue_get_multi(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    uint64_t *handle, uint32_t n)
+{
+	return get_ring(p, m, r, handle, n, ALF_MULTI);
 }

@@ -206,11 +206,25 @@ int queue_shutdown(const struct alf_ring *r, const struct member *m);
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 
+/* queue_get() of each kind of queue. */
+int queue_get_multi(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    uint64_t *handle, uint32_t n);
+int queue_get_single(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		     uint64_t *handle, uint32_t n);
+int queue_get_lanes(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    uint64_t *handle, uint32_t n);
+
 /* Gets 1 to n buffers, n at most queue_most(). Returns how many; -EAGAIN if the queue is empty;
  * -EPIPE if it is and was ended; -EBUSY if another member has the single-consumer role; -EBADMSG if
  * the ring is corrupted. */
-int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
-	      uint32_t n);
+static inline int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r,
+			    uint64_t *handle, uint32_t n)
+{
+	if (likely(!(r->flags & (ALF_SINGLE_CONSUMER | ALF_LANED))))
+		return queue_get_multi(p, m, r, handle, n);
+	return lanes_are(r) ? queue_get_lanes(p, m, r, handle, n) :
+			      queue_get_single(p, m, r, handle, n);
+}
 
 /* alf_reserve_back() for m of one position of *r, which gets more memory if it must. If *r is a
  * queue with lanes, changes *r to the one that has the position. Returns 0, or -ENOBUFS also if

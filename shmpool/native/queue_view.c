@@ -111,13 +111,14 @@ static struct lanes *bind_lanes(struct qmempool *p, uint32_t queue)
 	const struct queue_slot *slot = segment_queue(&p->segment, queue);
 	const uint32_t n = load_relaxed(&t->lanes), room = queue_room(slot);
 	struct lanes *l = NULL;
+	const uint32_t users = alf_slots(p->segment.members + 1); /* tags count from 1 */
 	if (room && n && n <= LANES_MAX)
-		l = calloc(1, sizeof(*l) + p->segment.members * sizeof(l->user[0]));
+		l = calloc(1, sizeof(*l) + users * sizeof(l->user[0]));
 	if (!l)
 		return NULL;
 	l->table = t;
 	l->n = n;
-	l->members = p->segment.members;
+	l->users = users - 1;
 	for (uint32_t i = 0; i < n; i++) {
 		l->lane[i] = queue_lane(p, load_relaxed(&t->number[i]), queue);
 		if (!l->lane[i]) {

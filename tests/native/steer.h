@@ -39,7 +39,7 @@
 #define WAIT_POLLS_NS (INT64_MAX / 2) /* a run does not depend on the time */
 
 /* Consumers look at other lanes, and producers add some, after a few messages. */
-#define LANES_STAY 2u
+#define LANES_STAY 2
 #define LANES_LOSS 2u
 #define LANES_PUTS 2u
 
