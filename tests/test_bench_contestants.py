@@ -22,7 +22,7 @@ from shmpool.bench.transport import OneByOne, Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 REFUSALS = 200  # in a row: there is no room. Some libraries refuse now and then for other reasons
-# By title: the most messages that are sent. The sends of shmpool and torch wait for room.
+# By title: the most messages that are sent. The sends of shmpool, torch and loky wait for room.
 MOST = {
     "shmpool send, recv": 1000,
     "shmpool send, recv, lanes": 1000,
@@ -32,6 +32,7 @@ MOST = {
     "horus-robotics Topic": 10_000,
     "pyaeron offer, poll": 10_000,
     "torch.multiprocessing.Queue": 20,
+    "loky Queue": 1000,
 }
 
 

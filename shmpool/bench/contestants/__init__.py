@@ -15,6 +15,7 @@ from . import (
     iceoryx,
     kernel,
     kick,
+    loky_queue,
     membridge_ring,
     nanomsg,
     ours,
@@ -56,4 +57,5 @@ TRANSPORTS: tuple[type[Transport], ...] = (
     aeron_ipc.Aeron,
     horus_topic.Topic,
     torch_queue.TorchQueue,
+    loky_queue.Queue,
 )
