@@ -464,6 +464,21 @@ def test_a_message_that_a_stream_has_just_room_for(rig: Rig) -> None:
     assert sent == sorted(got(rig.there, len(sent)))
 
 
+def test_a_full_stream_that_nobody_waits_for(rig: Rig) -> None:
+    """The link is up while nothing waits, and says how much does."""
+    if keeps_all(rig):
+        pytest.skip("this server refuses what its stream has no room for: that burst waits")
+    link = rig.sender(max_bytes=4000, window=1, burst_bytes=128)
+    rig.here.send_many([b"%03d" % i for i in range(100)])
+    rig.refused(link, "maximum bytes")
+    rig.eventually(lambda: link.figures.lag == len(rig.here) > 0)
+    got(rig.here, len(rig.here))
+    rig.eventually(lambda: (link.figures.state, link.figures.lag) == ("up", 0))
+    rig.here.send(b"more")
+    rig.refused(link, "maximum bytes")
+    rig.eventually(lambda: link.figures.lag == 1)
+
+
 def test_a_burst_that_is_larger_than_the_stream(rig: Rig) -> None:
     """It is divided, and the stream never has more than max_bytes."""
     limit = 20_000

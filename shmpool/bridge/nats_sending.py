@@ -155,7 +155,10 @@ class Sending:
             while self._returns.crowded:  # _again() places them
                 await asyncio.sleep(SCAN_S)
             while why := await room.missing():
-                self._link.down(why)
+                if self._source.waiting:
+                    self._link.down(why)
+                else:  # a full stream keeps nobody waiting
+                    self._link.up()
                 await asyncio.sleep(SCAN_S)
             most = int(min(self._place.link.burst_bytes, self._most) / self._size)
             try:
@@ -170,7 +173,6 @@ class Sending:
                 await self._publish(client, inbox, sent, body)
             if self._figures.returned != returned:  # it may be the only one, and come at once
                 await asyncio.sleep(RETURN_S)
-            self._figures.lag = self._source.waiting
 
     async def _all_acked(self) -> None:
         while self._unacked:
@@ -252,11 +254,13 @@ class Sending:
         self._link.up()
 
     async def _again(self, client: LinkClient, inbox: str) -> None:
-        """Publishes again what is not acknowledged in time, and returns what no message holds."""
+        """Publishes again what is not acknowledged in time, returns what no message holds, and
+        notes how much waits."""
         while True:
             await asyncio.sleep(SCAN_S)
             self._link.refuse_replaced()
             self._returns.place()
+            self._figures.lag = self._source.waiting
             now = time.monotonic()
             for sent in [one for one in self._unacked.values() if one.due <= now]:
                 if sent.number in self._unacked:
