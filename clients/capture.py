@@ -16,7 +16,7 @@ import click
 import shmpool
 from shmpool.net import CaptureSource, PacketSource, Source, XdpSocket
 
-from .rates import Rates, pool_of, received, running
+from .rates import Rates, latency_option, pool_of, received, running
 
 
 def share_out(
@@ -47,6 +47,7 @@ def share_out(
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--depth", type=click.IntRange(1), default=16384, show_default=True)
 @click.option("--filter", "filter_", help="An expression of tcpdump's language (interface).")
+@latency_option
 @click.option("--promiscuous", is_flag=True, help="Packets for other stations too (interface).")
 @click.option("--xdp", is_flag=True, help="Through AF_XDP, from queue 0; no filter (interface).")
 @click.option("--quiet", is_flag=True, help="Says only at the end what was received.")
@@ -57,6 +58,7 @@ def main(
     workers: int,
     depth: int,
     filter_: str | None,
+    latency: float,
     promiscuous: bool,
     xdp: bool,
     quiet: bool,
@@ -74,7 +76,14 @@ def main(
             if is_file
             else XdpSocket(pool, source_name)
             if xdp
-            else PacketSource(pool, source_name, filter=filter_, promiscuous=promiscuous, hash=True)
+            else PacketSource(
+                pool,
+                source_name,
+                filter=filter_,
+                latency=latency,
+                promiscuous=promiscuous,
+                hash=True,
+            )
         ) as source:
             try:
                 share_out(source, queues, rates, is_file, dropped)

@@ -7,7 +7,6 @@ worker sends its tally through its own queue. Packets and bytes in and out must 
 buffer must be free again.
 """
 
-import multiprocessing
 import os
 import pickle
 import sys
@@ -23,6 +22,7 @@ import shmpool
 from shmpool.net import CaptureError
 from shmpool.net import packets as read_packets
 
+from .children import children
 from .tally import LINK, Tally
 
 CAPTURE = Path(__file__).resolve().parent.parent / "tests" / "data" / "mixed.pcap"
@@ -125,41 +125,35 @@ def run(
 ) -> bool:
     """Replays the capture in a pool that is removed at the end. True if report() finds no error."""
     name = f"demo-{os.getpid()}"
-    context = multiprocessing.get_context("spawn")
-    processes = []
-    with shmpool.Pool.create(
-        name,
-        buffer_size=max(map(len, packets)),
-        capacity=1 << (in_flight(depth, burst, workers) - 1).bit_length(),
-        prealloc=depth,
-        queues=workers + 1,
-    ) as pool:
-        try:
-            queue = pool.create_queue("packets", capacity=depth)
-            answers = [
-                pool.create_queue(f"answer-{i}", capacity=ANSWER, producers="single")
-                for i in range(workers)
-            ]
-            for answer in answers:
-                process = context.Process(target=work, args=(queue, answer, burst), daemon=True)
-                process.start()
-                processes.append(process)
-            for answer in answers:
-                answer.recv(timeout=TIMEOUT)
-            start = time.monotonic()
-            replay(queue, packets, burst, repeat, quiet or not sys.stderr.isatty())
-            queue.send_many([b""] * workers, timeout=TIMEOUT)
-            results = [receive_answer(answer) for answer in answers]
-            for process in processes:
-                process.join(TIMEOUT)
-            seconds = max(done for _, done in results) - start
-            octets = (sum(map(len, packets)) - LINK * len(packets)) * repeat
-            tallies = [tally for tally, _ in results]
-            return report(tallies, len(packets) * repeat, octets, seconds, pool)
-        finally:
-            for process in processes:
-                process.terminate()
-            shmpool.Pool.unlink(name)
+    with (
+        shmpool.Pool.create(
+            name,
+            buffer_size=max(map(len, packets)),
+            capacity=1 << (in_flight(depth, burst, workers) - 1).bit_length(),
+            prealloc=depth,
+            queues=workers + 1,
+            unlink_on_close=True,
+        ) as pool,
+        children() as start,
+    ):
+        queue = pool.create_queue("packets", capacity=depth)
+        answers = [
+            pool.create_queue(f"answer-{i}", capacity=ANSWER, producers="single")
+            for i in range(workers)
+        ]
+        processes = [start(work, queue, answer, burst) for answer in answers]
+        for answer in answers:
+            answer.recv(timeout=TIMEOUT)
+        begin = time.monotonic()
+        replay(queue, packets, burst, repeat, quiet or not sys.stderr.isatty())
+        queue.send_many([b""] * workers, timeout=TIMEOUT)
+        results = [receive_answer(answer) for answer in answers]
+        for process in processes:
+            process.join(TIMEOUT)
+        seconds = max(done for _, done in results) - begin
+        octets = (sum(map(len, packets)) - LINK * len(packets)) * repeat
+        tallies = [tally for tally, _ in results]
+        return report(tallies, len(packets) * repeat, octets, seconds, pool)
 
 
 def queue_capacity(context: click.Context, parameter: click.Parameter, value: int) -> int:

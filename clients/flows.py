@@ -33,7 +33,7 @@ from shmpool.net import CaptureSource, PacketSource
 from shmpool.net.headers import Headers, Layer, Link
 
 from .children import children
-from .rates import Rates, closed_by_ctrl_c, running
+from .rates import Rates, closed_by_ctrl_c, latency_option, running
 
 ANSWER = 64  # capacity of the queue for a worker's table
 TIMEOUT = 300.0  # s: a process that waits for so long for another one gives up
@@ -241,17 +241,22 @@ def count_file(path: Path, workers: int, timeouts: Timeouts) -> list[Record]:
 
 
 def count_interface(
-    interface: str, workers: int, timeouts: Timeouts, filter_: str | None, writer: "Writer"
+    interface: str,
+    workers: int,
+    timeouts: Timeouts,
+    filter_: str | None,
+    latency: float,
+    writer: "Writer",
 ) -> None:
     """Writes the flows of an interface, as they end, until Ctrl-C."""
-    rates = Rates(quiet=True)
+    rates, missed = Rates(quiet=True), 0
     with _pool(workers) as pool, children() as start:
         counting = Counting(pool, workers, wait=False)
         for queue in counting.queues:
             start(work, queue, counting.answer, timeouts)
         with (
             running(rates),
-            PacketSource(pool, interface, filter=filter_, outgoing=True) as source,
+            PacketSource(pool, interface, filter=filter_, latency=latency, outgoing=True) as source,
             closed_by_ctrl_c(source),
         ):
             while True:
@@ -265,9 +270,11 @@ def count_interface(
                     rates.add(len(burst), int(burst.lengths.sum()))
                     counting.spread(burst)
                 writer.write(counting.records())
+            missed = source.statistics().dropped
         writer.write(counting.last_records())
-        if counting.dropped:
-            click.echo(f"{counting.dropped:,} packets were dropped: queue full", err=True)
+        for n, what in ((counting.dropped, "queue"), (missed, "the kernel's ring")):
+            if n:
+                click.echo(f"{n:,} packets were dropped: {what} full", err=True)
 
 
 def _pool(workers: int) -> shmpool.Pool:
@@ -324,6 +331,7 @@ class Writer:
     help="Writes a flow without a packet for so many seconds; of an interface 15 unless given.",
 )
 @click.option("--filter", "filter_", help="An expression of tcpdump's language (interface).")
+@latency_option
 def main(
     name: str,
     workers: int,
@@ -331,6 +339,7 @@ def main(
     active: float | None,
     inactive: float | None,
     filter_: str | None,
+    latency: float,
 ) -> None:
     """Writes the flows of CAPTURE_OR_INTERFACE (pcap or pcapng; Ethernet), one a line."""
     try:
@@ -342,7 +351,7 @@ def main(
                 Writer(as_json).write(iter(records))
             return
         timeouts = Timeouts(active or 60, inactive or 15, live=True)
-        count_interface(name, workers, timeouts, filter_, Writer(as_json))
+        count_interface(name, workers, timeouts, filter_, latency, Writer(as_json))
     except (ValueError, OSError, shmpool.ShmpoolError) as error:
         raise click.ClickException(str(error)) from None
 

@@ -7,7 +7,6 @@ Then measures the copies: from memory that is not registered, through a pinned b
 the pinned pool, and from memory that torch has pinned. The four take turns; medians are compared.
 """
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,8 @@ import click
 import numpy as np
 
 import shmpool
+
+from .children import children
 
 LEAST = 0.95  # of the speed from memory that torch has pinned: promised
 WAYS = ("not registered", "bounce buffer", "registered", "torch's own pinned")
@@ -79,19 +80,10 @@ def show(frames: shmpool.AlfQueue, device: Device, count: int) -> None:
 @contextmanager
 def cameras(frames: shmpool.AlfQueue, workers: int, count: int, size: int) -> Iterator[None]:
     """Runs the cameras. They are started by spawn: a forked child cannot use CUDA."""
-    context = multiprocessing.get_context("spawn")
-    started = [
-        context.Process(target=camera, args=(frames, i, workers, count, size), daemon=True)
-        for i in range(workers)
-    ]
-    try:
-        for process in started:
-            process.start()
+    with children() as start:
+        for i in range(workers):
+            start(camera, frames, i, workers, count, size)
         yield
-    finally:
-        for process in started:
-            process.terminate()
-            process.join()
 
 
 def pin(pool: shmpool.Pool) -> None:

@@ -17,7 +17,7 @@ import struct
 import time
 import zlib
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 
 import click
 from rich.console import Console
@@ -68,7 +68,7 @@ class Workers:
         self.killed = 0
         self.running = [self.start(stage) for stage in range(len(STAGES)) for _ in range(each)]
 
-    def start(self, stage: int) -> tuple[int, SpawnProcess]:
+    def start(self, stage: int) -> tuple[int, BaseProcess]:
         """Starts a worker of the stage."""
         jobs, done = self.queues[stage : stage + 2]
         return stage, self.start_child(work, STAGES[stage], jobs, done)

@@ -15,6 +15,14 @@ import shmpool
 from shmpool.net import Source
 
 SECOND = 1.0
+latency_option = click.option(
+    "--latency",
+    type=click.FloatRange(0.001, 10),
+    default=0.001,
+    show_default=True,
+    help="Seconds for which the kernel keeps packets back (interface). With more of them it drops "
+    "none while this program pauses.",
+)
 
 
 class Rates:

@@ -13,7 +13,7 @@ import click
 import shmpool
 from shmpool.net import CaptureSink, PacketSource
 
-from .rates import SECOND, Rates, pool_of, received, running
+from .rates import SECOND, Rates, latency_option, pool_of, received, running
 
 
 def queued(queue: shmpool.AlfQueue, rates: Rates) -> Iterator[shmpool.Burst]:
@@ -41,6 +41,7 @@ def queued(queue: shmpool.AlfQueue, rates: Rates) -> Iterator[shmpool.Burst]:
 @click.option("--queue", help="Records what is put into this queue.")
 @click.option("--interface", help="Records what this interface receives and sends.")
 @click.option("--filter", "filter_", help="An expression of tcpdump's language (interface).")
+@latency_option
 @click.option("--count", type=click.IntRange(1), help="Ends after so many packets (interface).")
 @click.option("--size", type=click.IntRange(1), help="Begins a new file after so many bytes.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="And after so long.")
@@ -52,6 +53,7 @@ def main(
     queue: str | None,
     interface: str | None,
     filter_: str | None,
+    latency: float,
     count: int | None,
     size: int | None,
     seconds: float | None,
@@ -71,7 +73,9 @@ def main(
             for burst in queued(pool.queue(str(queue)), rates):
                 sink.drain(burst)
         else:
-            with PacketSource(pool, interface, filter=filter_, outgoing=True) as source:
+            with PacketSource(
+                pool, interface, filter=filter_, latency=latency, outgoing=True
+            ) as source:
                 for burst in received(source, rates, count):
                     sink.drain(burst)
 

@@ -20,7 +20,7 @@ import os
 import signal
 import socket
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import click
@@ -161,7 +161,7 @@ def reserved(host: str, port: int) -> socket.socket:
 
 def keep_running(start: Start, calls: list[tuple[Any, ...]]) -> None:
     """Starts a process for each call, and another one when it ends. Ends them at an exception."""
-    running: list[SpawnProcess] = []
+    running: list[BaseProcess] = []
     try:
         for call in calls:
             running.append(start(*call))  # one by one: each is known when it runs

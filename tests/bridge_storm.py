@@ -47,18 +47,18 @@ class Bridge:
         text: str,
         space: Space | None = None,
         within: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "shmpool"),
     ) -> None:
-        """within is a command that executes another one."""
+        """within is a command that executes another one; program is what Python is told to run."""
         config = folder / f"{name}.toml"
         config.write_text(text)
         self._command = [
             *(space.command if space else ()),
             *within,
             sys.executable,
-            "-m",
-            "shmpool",
+            *program,
+            *("bridge", "--config", str(config)),
         ]
-        self._command += ["bridge", "--config", str(config)]
         self._log = (folder / f"{name}.log").open("a")
         self.start()
 
@@ -74,9 +74,16 @@ class Bridge:
     def end(self) -> int:
         """Ends it as a user does. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(GUARD_S)
+        try:
+            return self.process.wait(GUARD_S)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Kills it if it still runs."""
+        self.process.kill()
+        self.process.wait()
         self._log.close()
-        return status
 
 
 @dataclass
@@ -225,13 +232,13 @@ def receiver(pools: Pools, host: str = "*", port: int = PORT) -> str:
 @contextlib.contextmanager
 def bridged(pools: Pools, spaces: tuple[Space, Space], folder: Path) -> Iterator[list[Bridge]]:
     """A bridge in each namespace: the one that sends, and the one that receives."""
-    there = Bridge(folder, "receive", receiver(pools), spaces[1])
-    here = Bridge(folder, "send", sender(pools, spaces[1].address), spaces[0])
-    try:
+    with contextlib.ExitStack() as stack:
+        there = Bridge(folder, "receive", receiver(pools), spaces[1])
+        stack.callback(there.close)
+        here = Bridge(folder, "send", sender(pools, spaces[1].address), spaces[0])
+        stack.callback(here.close)
         yield [here, there]
-    finally:
-        statuses = [one.end() for one in (here, there)]
-        assert statuses == [0, 0]
+        assert [0, 0] == [one.end() for one in (here, there)]
 
 
 def empty(pool: shmpool.Pool) -> None:

@@ -32,6 +32,7 @@ import pytest
 import shmpool
 import shmpool.mp.program
 import shmpool.pruning
+from tests.bridge_storm import Bridge
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it needs a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, not a measurement
@@ -358,6 +359,7 @@ SLOW_S = 1.0  # a callback that takes longer delays every client
 # The daemon's prune() considers only the pools of this test process, as with own_pools.
 OWN_POOLS = f"""
 import shmpool.pruning
+from tests.bridge_storm import Bridge
 every = shmpool.pruning.pool_names
 own = "test-{os.getpid()}-"
 shmpool.pruning.pool_names = lambda: [name for name in every() if name.startswith(own)]
@@ -513,6 +515,46 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     for daemon in made:
         daemon.close()
     assert [] == [error for daemon in made for error in daemon.asyncio_errors()]
+
+
+RunLink = Callable[..., "shmpool.bridge.link.Link"]
+
+
+@pytest.fixture
+def run_link() -> Iterator[RunLink]:
+    """run_link(from_, to, **options): runs a link in this process until the end of the test."""
+    from shmpool.bridge.config import LinkOptions
+    from shmpool.bridge.link import Link, link_of
+
+    made: list[Link] = []
+
+    def run_link(source: str, to: str | list[str], **options: Any) -> Link:
+        made.append(link_of(LinkOptions(source, to, **options)))
+        made[-1].start()
+        return made[-1]
+
+    yield run_link
+    for link in made:
+        link.end()
+    ended = [link.join(DEADLINE_S) for link in made]
+    assert all(ended)
+
+
+StartBridge = Callable[..., Bridge]
+
+
+@pytest.fixture
+def start_bridge(tmp_path: Path) -> Iterator[StartBridge]:
+    """start_bridge(name, config, ...): a Bridge, which is killed at the end if it still runs."""
+    made: list[Bridge] = []
+
+    def start_bridge(name: str, config: str, *arguments: Any, **options: Any) -> Bridge:
+        made.append(Bridge(tmp_path, name, config, *arguments, **options))
+        return made[-1]
+
+    yield start_bridge
+    for bridge in made:
+        bridge.close()
 
 
 MADV_WIPEONFORK = 18

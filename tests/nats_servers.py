@@ -3,7 +3,6 @@
 
 import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -23,12 +22,6 @@ def free_port() -> int:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
         return port
-
-
-def _stopped(pid: int) -> bool:
-    """Whether all threads of the process are stopped."""
-    stats = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 class Server:
@@ -85,16 +78,6 @@ class Server:
             assert self.process.poll() is None, self.log
             assert time.monotonic() < give_up, self.log
             time.sleep(0.01)
-
-    def signal(self, number: int) -> None:
-        """Sends it a signal. Returns when SIGSTOP has stopped all its threads: until then one may
-        still answer."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        give_up = time.monotonic() + DEADLINE_S
-        while number == signal.SIGSTOP and not _stopped(self.process.pid):
-            assert time.monotonic() < give_up
-            time.sleep(0.001)
 
     def kill(self) -> None:
         """kill -9."""

@@ -101,10 +101,12 @@ def linked(ends: Pools, spaces: Spaces, folder: Path, stream: int = STREAM) -> I
         f"window = {WINDOW}\nburst_bytes = {BURST}\n"
         f"[link.nats]\nack_wait_s = 1.0\nmax_bytes = {stream}\n"
     )
-    with nats_servers.one(folder, space=middle) as server:
+    with nats_servers.one(folder, space=middle) as server, contextlib.ExitStack() as stack:
 
         def bridge(name: str, space: Space, *between: str) -> Bridge:
-            return Bridge(folder, name, text.format(*between), space)
+            made = Bridge(folder, name, text.format(*between), space)
+            stack.callback(made.close)
+            return made
 
         def stream_at(space: Space) -> str:
             """The stream's address as that namespace has it."""
@@ -113,11 +115,8 @@ def linked(ends: Pools, spaces: Spaces, folder: Path, stream: int = STREAM) -> I
 
         send = bridge("send", first, f"{ends[0].name}/work", stream_at(first))
         receive = bridge("receive", last, stream_at(last), f"{ends[1].name}/work")
-        try:
-            yield Linked(send, receive, server, middle, folder)
-        finally:
-            statuses = [one.end() for one in (send, receive)]
-            assert statuses == [0, 0]
+        yield Linked(send, receive, server, middle, folder)
+        assert [0, 0] == [one.end() for one in (send, receive)]
 
 
 def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool = False) -> Ledger:

@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 import pytest
-from conftest import Eventually, MakePool, at_rest
+from conftest import Eventually, MakePool, RunLink, at_rest
 
 import shmpool
 
@@ -27,7 +27,7 @@ from shmpool.bridge import keys, messages
 from shmpool.bridge.config import LinkOptions
 from shmpool.bridge.ends import Batch, Refused, Returns, Target, source_of
 from shmpool.bridge.ledger import ENTRIES, Ledger
-from shmpool.bridge.link import Link, link_of
+from shmpool.bridge.link import Link
 from shmpool.bridge.messages import Message
 from shmpool.bridge.packing import RECORD, BadMessage, checked, fitting, pack, unpack
 from shmpool.bridge.process import stats_of
@@ -35,8 +35,6 @@ from shmpool.bridge.stopping import Ending, Stop
 from shmpool.bridge.zeromq_outlet import new_sender
 from shmpool.service.links import down
 from tests.bridge_storm import free_port
-
-Run = Callable[..., Link]
 
 
 class SenderByHand:
@@ -128,23 +126,6 @@ def stop() -> Iterator[Stop]:
     made = Stop()
     yield made
     made.close()
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """run(from_, to, ...): runs a link in this process until the end of the test."""
-    made: list[Link] = []
-
-    def start(source: str, to: str | list[str], **options: object) -> Link:
-        made.append(link_of(LinkOptions(source, to, **options)))  # type: ignore[arg-type]
-        made[-1].start()
-        return made[-1]
-
-    yield start
-    for link in made:
-        link.end()
-    ended = [link.join(30) for link in made]
-    assert all(ended)
 
 
 def ends(make_pool: MakePool, **options: object) -> tuple[shmpool.Pool, shmpool.Pool]:
@@ -352,13 +333,15 @@ def test_a_full_queue_holds_a_receiver_up(make_pool: MakePool, stop: Stop) -> No
     assert len(small) <= 2
 
 
-def test_a_link_moves_packets(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+def test_a_link_moves_packets(
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually
+) -> None:
     """What is put into a queue here is in a queue there, in its order; the figures of both links
     say how much."""
     here, there = ends(make_pool)
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    receiver = run(address, f"{there.name}/work")
-    sender = run(f"{here.name}/work", address)
+    receiver = run_link(address, f"{there.name}/work")
+    sender = run_link(f"{here.name}/work", address)
     payloads = [b"%d" % i for i in range(100)]
     here.queue("work").send_many(payloads)
     found: list[bytes] = []
@@ -381,19 +364,19 @@ def made_again(pool: shmpool.Pool) -> shmpool.Pool:
 
 @pytest.mark.parametrize("name", ["work", "ticks"])
 def test_a_source_that_is_shut_down(
-    make_pool: MakePool, run: Run, eventually: Eventually, name: str
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually, name: str
 ) -> None:
     """What is in it still arrives. Then the link is down, which is an alarm, until a program has
     made it again."""
     here, there = ends(make_pool)
     here.create_topic("ticks", depth=64)
     incoming, address = there.queue("work"), f"zmq://127.0.0.1:{free_port()}/x"
-    run(address, f"{there.name}/work")
+    run_link(address, f"{there.name}/work")
     n = 20 if name == "work" else 0
     if n:
         here.queue("work").send_many([b"%d" % i for i in range(n)])
         here.queue("work").shutdown()
-    sender = run(f"{here.name}/{name}", address, burst_bytes=1024)
+    sender = run_link(f"{here.name}/{name}", address, burst_bytes=1024)
     if not n:
         eventually(lambda: sender.figures.state == "up")
         here.topic("ticks").shutdown()
@@ -408,13 +391,15 @@ def test_a_source_that_is_shut_down(
         eventually(lambda: sender.figures.packets == n + 1)
 
 
-def test_a_target_that_is_shut_down(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+def test_a_target_that_is_shut_down(
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually
+) -> None:
     """The link is down, which is an alarm, until a program has made it again. What was put into it
     before is not put again, and all else arrives."""
     here, there = ends(make_pool)
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    receiver = run(address, f"{there.name}/work")
-    sender = run(f"{here.name}/work", address)
+    receiver = run_link(address, f"{there.name}/work")
+    sender = run_link(f"{here.name}/work", address)
     here.queue("work").send(b"first")
     assert b"first" == there.queue("work").recv(30)
     eventually(lambda: sender.figures.packets == 1)
@@ -449,13 +434,13 @@ def test_a_link_that_fails(make_pool: MakePool, eventually: Eventually) -> None:
     assert [] == failures
 
 
-def test_topics_travel(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+def test_topics_travel(make_pool: MakePool, run_link: RunLink, eventually: Eventually) -> None:
     """A topic here is a topic there."""
     here, there = ends(make_pool)
     ticks, shown = here.create_topic("ticks", depth=64), there.create_topic("ticks", depth=64)
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    run(address, f"{there.name}/ticks")
-    sender = run(f"{here.name}/ticks", address)
+    run_link(address, f"{there.name}/ticks")
+    sender = run_link(f"{here.name}/ticks", address)
     eventually(lambda: sender.figures.state == "up" and ticks.subscribers())
     with shown.subscribe() as subscriber:
         for i in range(5):
@@ -465,7 +450,7 @@ def test_topics_travel(make_pool: MakePool, run: Run, eventually: Eventually) ->
 
 @pytest.mark.parametrize("receivers", ["competing", "all"])
 def test_several_receivers(
-    make_pool: MakePool, run: Run, eventually: Eventually, receivers: str
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually, receivers: str
 ) -> None:
     """Competing receivers get each packet once between them, and all receivers each get each."""
     here, there = ends(make_pool)
@@ -473,8 +458,8 @@ def test_several_receivers(
     other.create_queue("work", capacity=256, on_death="requeue")
     addresses = [f"zmq://127.0.0.1:{free_port()}/x" for _ in range(2)]
     for address, pool in zip(addresses, (there, other), strict=True):
-        run(address, f"{pool.name}/work")
-    sender = run(f"{here.name}/work", addresses, receivers=receivers)
+        run_link(address, f"{pool.name}/work")
+    sender = run_link(f"{here.name}/work", addresses, receivers=receivers)
     eventually(lambda: sender.figures.state == "up")
     queues = [pool.queue("work") for pool in (there, other)]
     here.queue("work").send_many([b"%d" % i for i in range(64)])
@@ -488,21 +473,21 @@ def test_several_receivers(
 
 
 def test_a_receiver_that_is_away_loses_its_bursts(
-    make_pool: MakePool, run: Run, eventually: Eventually
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually
 ) -> None:
     """What a competing receiver has not acknowledged for failover_s goes to the others, marked."""
     here, there = ends(make_pool)
     other = make_pool(buffer_size=64, capacity=1024)
     full = other.create_queue("work", capacity=256, on_death="requeue")
     addresses = [f"zmq://127.0.0.1:{free_port()}/x" for _ in range(2)]
-    away = run(addresses[1], f"{other.name}/work")
-    sender = run(f"{here.name}/work", addresses, failover_s=0.1)
+    away = run_link(addresses[1], f"{other.name}/work")
+    sender = run_link(f"{here.name}/work", addresses, failover_s=0.1)
     eventually(lambda: sender.figures.state == "up")
     full.send_many([b"" for _ in range(256)])  # it takes what its credit allows, and stops there
     here.queue("work").send_many([b"%d" % i for i in range(20)])
     eventually(lambda: sender.figures.unacknowledged > 0)
     away.end()
-    run(addresses[0], f"{there.name}/work")
+    run_link(addresses[0], f"{there.name}/work")
     found: dict[bytes, int] = {}
     while len(found) < 20:
         with there.queue("work").get(30) as buf:
@@ -511,7 +496,7 @@ def test_a_receiver_that_is_away_loses_its_bursts(
 
 
 def test_a_packet_that_has_no_room_there(
-    make_pool: MakePool, run: Run, eventually: Eventually
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually
 ) -> None:
     """A packet that the other pool never has room for is returned to its queue, and after some
     tries to its dead letters; what comes behind it arrives."""
@@ -523,8 +508,8 @@ def test_a_packet_that_has_no_room_there(
     there = make_pool(buffer_size=64, capacity=128)
     there.create_queue("work", capacity=64)
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    run(address, f"{there.name}/work")
-    sender = run(f"{here.name}/work", address, burst_bytes=1024)
+    run_link(address, f"{there.name}/work")
+    sender = run_link(f"{here.name}/work", address, burst_bytes=1024)
     eventually(lambda: sender.figures.state == "up")
     here.queue("work").send_many([b"one", bytes(65536), b"two"])
     eventually(lambda: len(letters) == 1)
@@ -534,13 +519,13 @@ def test_a_packet_that_has_no_room_there(
     assert 3 == sender.figures.returned
 
 
-def test_a_rejection_that_is_lost(make_pool: MakePool, run: Run) -> None:
+def test_a_rejection_that_is_lost(make_pool: MakePool, run_link: RunLink) -> None:
     """A burst with a packet that the pool never has room for is not taken. A sender that does not
     get to know is told so again, and can send the other packets."""
     here, there = make_pool(buffer_size=65536, capacity=64), make_pool(buffer_size=64, capacity=128)
     work = there.create_queue("work", capacity=64)
     port = free_port()
-    run(f"zmq://127.0.0.1:{port}/x", f"{there.name}/work")
+    run_link(f"zmq://127.0.0.1:{port}/x", f"{there.name}/work")
     with here.alloc_many(3) as burst:
         burst.lengths = [1, 65536, 2]
         table, data = pack(burst[:])
@@ -559,7 +544,7 @@ def test_a_rejection_that_is_lost(make_pool: MakePool, run: Run) -> None:
 
 @pytest.mark.parametrize("receivers", ["competing", "all"])
 def test_what_was_in_a_burst_that_is_rejected(
-    make_pool: MakePool, run: Run, eventually: Eventually, receivers: str
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually, receivers: str
 ) -> None:
     """Its number comes again without packets, and they come behind it, each alone. To a receiver
     that may have put them, as it has not rejected them, they are marked."""
@@ -568,7 +553,7 @@ def test_what_was_in_a_burst_that_is_rejected(
     n = 1 + (receivers == "all")
     marked = messages.DOUBTFUL * (receivers == "all")
     with ReceiversByHand(n) as hands:
-        sender = run(f"{here.name}/work", hands.addresses, receivers=receivers)
+        sender = run_link(f"{here.name}/work", hands.addresses, receivers=receivers)
         assert [(1, 3, 0)] * n == [hands.burst(i) for i in range(n)]
         hands.say(messages.REJECTED, 1)
         assert (1, 0, messages.AGAIN) == hands.burst()
@@ -586,7 +571,7 @@ def test_what_was_in_a_burst_that_is_rejected(
 
 
 def test_a_message_that_no_receiver_takes(
-    make_pool: MakePool, run: Run, eventually: Eventually
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually
 ) -> None:
     """A packet that is larger than a message may be is returned, and the link stays."""
     here = make_pool(buffer_size=1 << 20, capacity=16)
@@ -597,8 +582,8 @@ def test_a_message_that_no_receiver_takes(
     there = make_pool(buffer_size=64, capacity=256)
     there.create_queue("work", capacity=64)
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    run(address, f"{there.name}/work")
-    sender = run(f"{here.name}/work", address)
+    run_link(address, f"{there.name}/work")
+    sender = run_link(f"{here.name}/work", address)
     here.queue("work").send(bytes(6 << 20))
     eventually(lambda: len(letters) == 1)
     here.queue("work").send(b"small")
@@ -608,7 +593,7 @@ def test_a_message_that_no_receiver_takes(
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_receiver_that_takes_less_than_the_one_before(
-    make_pool: MakePool, run: Run, eventually: Eventually, others: int
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually, others: int
 ) -> None:
     """A packet on its way to a receiver that is gone is returned if the next one at that address,
     or the other one, never takes so much. With several it goes to one that does once it is there,
@@ -623,15 +608,15 @@ def test_a_receiver_that_takes_less_than_the_one_before(
     with ReceiversByHand(1, 16 << 20) as hands:
         first = hands.addresses[0]
         addresses = [first, *(f"zmq://127.0.0.1:{free_port()}/x" for _ in range(others))]
-        sender = run(f"{here.name}/work", addresses, failover_s=0.1)
+        sender = run_link(f"{here.name}/work", addresses, failover_s=0.1)
         work.send(bytes(6 << 20))
         assert (1, 1, 0) == hands.burst()
-    receiver = run(addresses[-1], f"{small.name}/work")
+    receiver = run_link(addresses[-1], f"{small.name}/work")
     eventually(lambda: sender.figures.returned)
     eventually(lambda: receiver.figures.state == "up")
     assert sender.figures.reconnects <= 1
     if others:
-        run(first, f"{large.name}/work", name="large")
+        run_link(first, f"{large.name}/work", name="large")
         with incoming.get(60) as buf:
             assert 6 << 20 == len(buf)
             assert buf.redelivered
@@ -644,14 +629,14 @@ def test_a_receiver_that_takes_less_than_the_one_before(
 
 
 def test_a_burst_that_is_sent_again_is_as_old(
-    make_pool: MakePool, run: Run, eventually: Eventually
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually
 ) -> None:
     """What lags is measured from the first time, or a burst that comes again and again is no
     alarm."""
     here, _ = ends(make_pool)
     here.queue("work").send(b"one")
     with ReceiversByHand(1) as hands:
-        sender = run(f"{here.name}/work", hands.addresses)
+        sender = run_link(f"{here.name}/work", hands.addresses)
         assert (1, 1, 0) == hands.burst()
         eventually(lambda: sender.figures.oldest_since)
         first = sender.figures.oldest_since
@@ -665,14 +650,14 @@ def test_a_burst_that_is_sent_again_is_as_old(
 
 
 def test_a_pool_that_is_replaced(
-    new_name: Callable[[], str], make_pool: MakePool, run: Run, eventually: Eventually
+    new_name: Callable[[], str], make_pool: MakePool, run_link: RunLink, eventually: Eventually
 ) -> None:
     """A link goes on with the pool that has taken its pool's name."""
     _, there = ends(make_pool)
     name = new_name()
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    run(address, f"{there.name}/work")
-    sender = run(f"{name}/work", address)
+    run_link(address, f"{there.name}/work")
+    sender = run_link(f"{name}/work", address)
     eventually(lambda: name in sender.figures.why)  # there is no such pool
     for payload in (b"first", b"second"):
         with shmpool.Pool.create(name, buffer_size=64, capacity=64, replace=True) as pool:
@@ -681,34 +666,38 @@ def test_a_pool_that_is_replaced(
     shmpool.Pool.unlink(name)
 
 
-def test_keys(make_pool: MakePool, run: Run, eventually: Eventually, tmp_path: Path) -> None:
+def test_keys(
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually, tmp_path: Path
+) -> None:
     """With keys a link works between those that know each other, and no other sender gets in."""
     here, there = ends(make_pool)
     files = [tmp_path / name for name in ("here", "there", "stranger")]
     mine, theirs, _ = (keys.make(file) for file in files)
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    run(address, f"{there.name}/work", key_file=str(files[1]), allow_keys=[mine])
-    stranger = run(
+    run_link(address, f"{there.name}/work", key_file=str(files[1]), allow_keys=[mine])
+    stranger = run_link(
         f"{here.name}/work", address, key_file=str(files[2]), peer_key=theirs, name="stranger"
     )
     eventually(lambda: "refuses the key" in stranger.figures.why)
     here.queue("work").send(b"secret")
     stranger.end()
-    run(f"{here.name}/work", address, key_file=str(files[0]), peer_key=theirs)
+    run_link(f"{here.name}/work", address, key_file=str(files[0]), peer_key=theirs)
     assert b"secret" == there.queue("work").recv(30)
     files[0].chmod(0o644)
     with pytest.raises(Refused, match="mode 0644; it must be 0600"):
         keys.read(str(files[0]))
 
 
-def test_strangers_at_the_port(make_pool: MakePool, run: Run, eventually: Eventually) -> None:
+def test_strangers_at_the_port(
+    make_pool: MakePool, run_link: RunLink, eventually: Eventually
+) -> None:
     """Bytes of any kind, and messages that no bridge sends, change nothing for a link."""
     here, there = ends(make_pool)
     port = free_port()
-    receiver = run(f"zmq://127.0.0.1:{port}/x", f"{there.name}/work")
-    sender = run(f"{here.name}/work", f"zmq://127.0.0.1:{port}/x")
-    wrong = run(f"{here.name}/work", f"zmq://127.0.0.1:{port}/other", name="wrong path")
+    receiver = run_link(f"zmq://127.0.0.1:{port}/x", f"{there.name}/work")
+    sender = run_link(f"{here.name}/work", f"zmq://127.0.0.1:{port}/x")
+    wrong = run_link(f"{here.name}/work", f"zmq://127.0.0.1:{port}/other", name="wrong path")
     eventually(lambda: "'other' is not received here; 'x' is" in wrong.figures.why)
     wrong.end()
     with socket.create_connection(("127.0.0.1", port)) as raw:

@@ -4,14 +4,12 @@
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Eventually, MakePool
+from conftest import Child, Eventually, MakePool, RunLink, StartDaemon
 
 import shmpool
 
@@ -24,25 +22,7 @@ from shmpool.bridge.zeromq_receive import Receiver
 from shmpool.service.links import Links, lags
 from tests.bridge_storm import free_port
 
-Run = Callable[..., Link]
 PENDING = 1500  # connections: more events than ZeroMQ keeps by itself
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """run(from_, to, ...): runs a link in this process until the end of the test."""
-    made: list[Link] = []
-
-    def start(source: str, to: str, **options: object) -> Link:
-        made.append(link_of(LinkOptions(source, to, **options)))  # type: ignore[arg-type]
-        made[-1].start()
-        return made[-1]
-
-    yield start
-    for link in made:
-        link.end()
-    ended = [link.join(30) for link in made]
-    assert all(ended)
 
 
 @pytest.fixture
@@ -60,16 +40,16 @@ def end_of(queue: shmpool.AlfQueue) -> str:
 
 
 def test_a_link_lags_without_room_there(
-    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run: Run, eventually: Eventually
+    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run_link: RunLink, eventually: Eventually
 ) -> None:
     """Packets that wait here while the queue there is full are an alarm, though each burst that was
     sent is acknowledged. It ends with the wait."""
     here, there = ends
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    run(address, end_of(there))
-    sender = run(end_of(here), address, lag_s=0.2)
+    run_link(address, end_of(there))
+    sender = run_link(end_of(here), address, lag_s=0.2)
     here.send_many([b"%d" % i for i in range(100)])
-    eventually(lambda: lags(stats_of(sender)))
+    eventually(lambda: "no room" in lags(stats_of(sender)))  # before, one may be on its way as long
     stats = stats_of(sender)
     assert (8, 0, 92) == (stats.packets, stats.unacknowledged, stats.lag)
     assert "the other side has had no room for more than 0.2 s; 92 packets wait" == lags(stats)
@@ -83,14 +63,14 @@ def test_a_link_lags_without_room_there(
 def held_up(
     ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue],
     address: str,
-    run: Run,
+    run_link: RunLink,
     eventually: Eventually,
     **options: object,
 ) -> tuple[Link, Link]:
     """A sender and a receiver, which waits with two packets for room that it had promised."""
     here, there = ends
-    receiver = run(address, end_of(there), **options)
-    sender = run(end_of(here), address)
+    receiver = run_link(address, end_of(there), **options)
+    sender = run_link(end_of(here), address)
     eventually(lambda: sender.figures.state == "up")
     there.send_many([b"other"] * 8)  # of another producer, behind its back
     here.send_many([b"a", b"b"])
@@ -99,11 +79,11 @@ def held_up(
 
 
 def test_a_receiver_lags_while_it_waits(
-    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run: Run, eventually: Eventually
+    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run_link: RunLink, eventually: Eventually
 ) -> None:
     """A burst that has arrived and finds no room is an alarm of the pool there, too."""
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    sender, receiver = held_up(ends, address, run, eventually, lag_s=0.2)
+    sender, receiver = held_up(ends, address, run_link, eventually, lag_s=0.2)
     eventually(lambda: lags(stats_of(receiver)))
     assert lags(stats_of(receiver)).endswith("for more than 0.2 s; 2 packets wait")
     assert [b"other"] * 8 == ends[1].recv_many(8, 30)
@@ -112,11 +92,11 @@ def test_a_receiver_lags_while_it_waits(
 
 
 def test_strangers_do_not_stop_a_receiver_that_waits(
-    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run: Run, eventually: Eventually
+    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run_link: RunLink, eventually: Eventually
 ) -> None:
     """However many connections come and go while the receiver does not ask, ZeroMQ goes on."""
     port = free_port()
-    sender, receiver = held_up(ends, f"zmq://127.0.0.1:{port}/x", run, eventually)
+    sender, receiver = held_up(ends, f"zmq://127.0.0.1:{port}/x", run_link, eventually)
     for _ in range(PENDING):
         with contextlib.closing(socket.create_connection(("127.0.0.1", port), 30)):
             pass
@@ -128,13 +108,20 @@ def test_strangers_do_not_stop_a_receiver_that_waits(
 
 
 def test_a_sender_that_is_killed_is_away_at_once(
-    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], run: Run, eventually: Eventually
+    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue],
+    run_link: RunLink,
+    eventually: Eventually,
+    start: Callable[..., Child],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The link that receives is down when the connection ends, though it knows the sender for
     longer; the next connection is a reconnect."""
+    monkeypatch.setattr(
+        "shmpool.bridge.zeromq_receive.GONE_S", 600.0
+    )  # however busy the machine is
     here, there = ends
     address = f"zmq://127.0.0.1:{free_port()}/x"
-    receiver = run(address, end_of(there))
+    receiver = run_link(address, end_of(there))
     assert isinstance(receiver, Receiver)
     program = (
         "import signal\n"
@@ -144,12 +131,11 @@ def test_a_sender_that_is_killed_is_away_at_once(
         "signal.pause()\n"
     )
     for n in range(2):
-        sender = subprocess.Popen([sys.executable, "-c", program])
+        sender = start(program)
         here.send(b"one")
         assert b"one" == there.recv(30)
         assert ("up", n) == (receiver.figures.state, receiver.figures.reconnects)
         sender.kill()
-        sender.wait()
         eventually(lambda: receiver.figures.state == "down")
         assert n + 1 == len(receiver._sessions)
     assert "no sender is connected" == receiver.figures.why
@@ -179,15 +165,31 @@ def test_what_sends_ends_before_what_receives(
     assert ["ended", "ended"] == [link.figures.state for link in links]
 
 
+def test_the_last_report_is_sent_to_a_daemon_that_was_away(
+    ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue], start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    """A bridge that ends says so, also while it would not ask the daemon again yet. Else the daemon
+    takes it for a silent one, which is an alarm."""
+    at, daemon = tmp_path / "socket", start_daemon()
+    links = [link_of(LinkOptions(end_of(ends[0]), "zmq://127.0.0.1:9/x"))]
+    reports = Reports(links, at)
+    links[0].start()
+    reports.send()
+    at.symlink_to(daemon.socket)  # now the daemon is there
+    assert [] == end_links(links, reports)
+    with shmpool.Client(daemon.socket) as client:
+        assert ["ended"] == [one.state for one in client.stats(ends[0].pool.name).links]
+
+
 def test_a_clock_that_is_set_moves_no_alarm(
     ends: tuple[shmpool.AlfQueue, shmpool.AlfQueue],
-    run: Run,
+    run_link: RunLink,
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For how long a link has been down is not measured on the wall clock."""
     monkeypatch.setattr("time.time", lambda: 1e9)
-    sender = run(end_of(ends[0]), f"zmq://127.0.0.1:{free_port()}/x")
+    sender = run_link(end_of(ends[0]), f"zmq://127.0.0.1:{free_port()}/x")
     eventually(lambda: sender.figures.state == "down")
     links = Links(wall=lambda: time.time())
     links.report(str(os.getpid()), os.getpid(), [stats_of(sender)])

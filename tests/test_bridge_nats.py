@@ -33,6 +33,7 @@ from shmpool.bridge.nats_sending import BODY, VERSION  # noqa: E402
 from shmpool.bridge.nats_stream import Place, covers, stream_differences  # noqa: E402
 from shmpool.bridge.packing import RECORD  # noqa: E402
 from shmpool.service.config import parse  # noqa: E402
+from tests.suspending import suspend  # noqa: E402
 
 Start = Callable[..., Child]
 Run = Callable[..., Link]
@@ -472,7 +473,8 @@ def test_a_link_that_ends_without_an_answer(
     here, _ = pools
     sender = run_link(sends(here, server, window=4, burst_bytes=1024))
     eventually(lambda: sender.figures.state == "up")
-    server.signal(signal.SIGSTOP)
+    assert server.process is not None
+    suspend(server.process.pid)
     here.send_many([b"%d" % i for i in range(300)])
     eventually(lambda: sender.figures.unacknowledged == 4)
     sender.end()
@@ -480,7 +482,7 @@ def test_a_link_that_ends_without_an_answer(
     assert 300 == len(here)
     back = [buf.redelivered for buf in here.get_many(300)]
     assert sender.figures.returned == sum(back) > 0
-    server.signal(signal.SIGCONT)
+    server.process.send_signal(signal.SIGCONT)
     assert at_rest(here.pool)
 
 

@@ -17,6 +17,7 @@ from test_http import PORT, address
 from test_topic_figures import DECLARED, get, subscribe
 
 import shmpool
+from tests.suspending import suspend
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
@@ -124,7 +125,7 @@ def test_a_death_is_shown(
 
     survivors = (producer, workers[0], workers[2])
     for survivor in survivors:
-        os.kill(survivor.pid, signal.SIGSTOP)  # so that the daemon recovers, not a survivor
+        suspend(survivor.pid)  # so that the daemon recovers, not a survivor
     workers[1].kill()
     wait.until(lambda _: workers[1].pid not in holders())
     wait.until(lambda _: texts("#events li"))

@@ -19,6 +19,7 @@ from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon
 import shmpool
 from shmpool import PoolOptions, QueueOptions
 from shmpool.rpc import protocol
+from tests.suspending import suspend
 
 POOL = """
 [pools.{0}]
@@ -205,7 +206,7 @@ def test_a_suspended_daemon_delays_no_worker(
     assert "ready" == worker.line()
     with shmpool.Client(daemon.socket, timeout=0.2) as client:
         client.ping()
-        os.kill(daemon.pid, signal.SIGSTOP)
+        suspend(daemon.pid)
         try:
             worker.send("abc")
             assert "4" == worker.line()

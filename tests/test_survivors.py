@@ -5,7 +5,6 @@ No daemon runs, and the test's own process only reads. How soon a message comes 
 clients/bench/redelivery.py.
 """
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 from conftest import DEADLINE_S, Begin, Child, Eventually, MakePool, join
 
 import shmpool
+from tests.suspending import suspend
 
 Start = Callable[..., Child]
 
@@ -124,7 +124,7 @@ def test_one_of_several_survivors(
     eventually(lambda: sleeps(pool) >= 4)
     if fate == "suspended":
         for child in others:
-            os.kill(child.pid, signal.SIGSTOP)
+            suspend(child.pid)
     dead.kill()
     if fate == "killed":
         for child in others:

@@ -25,6 +25,7 @@ import zmq
 
 import shmpool
 
+from ..children import Start, children, uninterrupted
 from .turns import compare, processor_seconds
 
 BURST = 65536  # bytes
@@ -41,29 +42,36 @@ def free_port() -> int:
 class Bridged:
     """Two pools, and a bridge at each."""
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, size: int) -> None:
         stem = f"bench-bridge-{os.getpid()}"
         self.size, count = size, max(16 * WINDOW * BURST // size, 256)
         capacity = 1 << (2 * count).bit_length()
         self.pools = [
             shmpool.Pool.create(
-                f"{stem}-{end}", buffer_size=size, capacity=capacity, prealloc=capacity
+                f"{stem}-{end}",
+                buffer_size=size,
+                capacity=capacity,
+                prealloc=capacity,
+                unlink_on_close=True,
             )
             for end in "ab"
         ]
         self.source, self.target = (
             pool.create_queue("work", capacity=count, on_death="requeue") for pool in self.pools
         )
-        port = free_port()
-        address = f"zmq://127.0.0.1:{port}/work"
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, folder: Path) -> None:
+        """Starts the bridges. Returns when a packet has come through."""
+        address = f"zmq://127.0.0.1:{free_port()}/work"
         here, there = (f"{pool.name}/work" for pool in self.pools)
-        self._processes = []
         for name, (taken, to) in {"b": (address, there), "a": (here, address)}.items():
             config = folder / f"{name}.toml"
             config.write_text(f'[[link]]\nfrom = "{taken}"\nto = "{to}"\nwindow = {WINDOW}\n')
             command = [sys.executable, "-m", "shmpool", "bridge", "--config", str(config)]
-            self._processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-        self.move(1)
+            with uninterrupted():
+                self._processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        self.one()
 
     @property
     def pids(self) -> list[int]:
@@ -95,23 +103,29 @@ class Bridged:
             process.wait()
         for pool in self.pools:
             pool.close()
-            shmpool.Pool.unlink(pool.name)
+
+
+@contextlib.contextmanager
+def bridged(size: int) -> Iterator[Bridged]:
+    """Two pools with running bridges, which end with the block."""
+    found = Bridged(size)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found.start(Path(folder))
+            yield found
+        finally:
+            found.close()
 
 
 class Plain:
     """Two processes with plain pyzmq."""
 
-    def __init__(self, size: int) -> None:
-        self._port = free_port()
-        context = multiprocessing.get_context("spawn")
-        self._pipes, self._processes = [], []
+    def __init__(self, start: Start, size: int) -> None:
+        self._pipes, self._processes, port = [], [], free_port()
         for main in (receive, send):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=main, args=(theirs, self._port, size))
-            process.start()
+            mine, theirs = multiprocessing.get_context("spawn").Pipe()
             self._pipes.append(mine)
-            self._processes.append(process)
-        self.move(1)
+            self._processes.append(start(main, theirs, port, size))
 
     @property
     def pids(self) -> list[int]:
@@ -123,18 +137,14 @@ class Plain:
         for pipe in self._pipes:
             pipe.recv()
 
-    def close(self) -> None:
-        for pipe, process in zip(self._pipes, self._processes, strict=True):
-            pipe.send(0)
-            process.join()
-
 
 def send(pipe: Connection, port: int, size: int) -> None:
     """Sends as many messages as it is told, with a window."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
         sock.connect(f"tcp://127.0.0.1:{port}")
         payload = bytes(size)
-        while n := pipe.recv():
+        while True:
+            n = pipe.recv()
             unacknowledged = 0
             for _ in range(n):
                 while unacknowledged >= WINDOW:
@@ -150,7 +160,8 @@ def receive(pipe: Connection, port: int, _size: int) -> None:
     """Receives as many messages as it is told, and acknowledges them."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as sock:
         sock.bind(f"tcp://127.0.0.1:{port}")
-        while n := pipe.recv():
+        while True:
+            n = pipe.recv()
             pending = 0
             for i in range(n):
                 route = sock.recv()
@@ -163,36 +174,27 @@ def receive(pipe: Connection, port: int, _size: int) -> None:
 
 
 def echo(port: int) -> None:
-    """Returns each message to its sender, until it is an empty one."""
+    """Returns each message to its sender."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as sock:
         sock.bind(f"tcp://127.0.0.1:{port}")
-        while (frames := sock.recv_multipart())[1]:
-            sock.send_multipart(frames)
+        while True:
+            sock.send_multipart(sock.recv_multipart())
 
 
 @contextlib.contextmanager
 def echoing() -> Iterator[Callable[[], object]]:
     """A call that sends a packet of 64 bytes to another process, and has it back."""
     port = free_port()
-    process = multiprocessing.get_context("spawn").Process(target=echo, args=(port,))
-    process.start()
-    with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
+    with children() as start, zmq.Context() as context, context.socket(zmq.DEALER) as sock:
+        start(echo, port)
         sock.connect(f"tcp://127.0.0.1:{port}")
         yield lambda: (sock.send(bytes(64)), sock.recv())
-        sock.send(b"")
-    process.join()
 
 
 @contextlib.contextmanager
 def contestants(size: int) -> Iterator[dict[str, Bridged | Plain]]:
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        found: dict[str, Bridged | Plain] = {
-            "shmpool": Bridged(Path(folder), size),
-            "plain pyzmq": Plain(BURST),
-        }
-        for one in found.values():
-            stack.callback(one.close)
-        yield found
+    with bridged(size) as ours, children() as start:
+        yield {"shmpool": ours, "plain pyzmq": Plain(start, BURST)}
 
 
 def cost(one: Bridged | Plain, bursts: int) -> tuple[float, float]:
@@ -222,18 +224,16 @@ def main(turns: int, bursts: int) -> None:
             for one in found.values():
                 one.move(bursts // 10 + 1)
             compare(f"64 KiB: {kind}", found, turns, lambda name: cost(found[name], bursts))
-    with tempfile.TemporaryDirectory() as folder, echoing() as there_and_back:
-        bridged = Bridged(Path(folder), 64)
+    with bridged(64) as pools, echoing() as there_and_back:
         ours, theirs = [], []
         for _ in range(turns):
-            ours.append(latency(bridged.one, 300))
+            ours.append(latency(pools.one, 300))
             theirs.append(latency(there_and_back, 300) / 2)
         ratio = statistics.median(o / t for o, t in zip(ours, theirs, strict=True))
         click.echo("one packet of 64 B at a time, medians until the other side has it")
         click.echo(f"  shmpool              {statistics.median(ours):10,.1f} us, from put to get")
         click.echo(f"  plain pyzmq          {statistics.median(theirs):10,.1f} us, half of an echo")
         click.echo(f"  shmpool takes {ratio:.1f} times as long")
-        bridged.close()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from rich.table import Table
 import shmpool
 from shmpool.view import View
 
+from .recovery import forked, kill
+
 MEMBERS, QUEUES = 1000, 100
 PROCESSES = 4  # the members are their threads
 READS = 2000
@@ -93,31 +95,27 @@ def daemon(pool: str, *arguments: str) -> Iterator[Daemon]:
 def forked_members(pool: str, count: int) -> int:
     """Starts a process with so many members, which lives until it is killed. Returns its pid."""
     read, write = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(write)
-        os.read(read, 1)
-        os.close(read)
-        return pid
-    attached = shmpool.Pool.attach(pool)
-    inside, leave = threading.Barrier(count + 1), threading.Event()
 
-    def member() -> None:
-        with attached.alloc():
-            inside.wait()
-            leave.wait()
+    def work() -> None:
+        attached = shmpool.Pool.attach(pool)
+        inside, leave = threading.Barrier(count + 1), threading.Event()
 
-    for _ in range(count):
-        threading.Thread(target=member, daemon=True).start()
-    inside.wait()
-    os.write(write, b"x")
-    signal.pause()
-    os._exit(0)
+        def member() -> None:
+            with attached.alloc():
+                inside.wait()
+                leave.wait()
 
+        for _ in range(count):
+            threading.Thread(target=member, daemon=True).start()
+        inside.wait()
+        os.write(write, b"x")
+        signal.pause()
 
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    pid = forked(work)
+    os.close(write)
+    os.read(read, 1)
+    os.close(read)
+    return pid
 
 
 def memory(table: Table, pool: str) -> None:

@@ -28,8 +28,9 @@ from rich.table import Table
 
 import shmpool
 
+from ..children import uninterrupted
 from .growth_report import Growth, machine, markdown, plot, store
-from .recovery import forked, kill, uninterrupted
+from .recovery import forked, kill
 
 THREADS = 100  # members of one process
 MESSAGES = 100_000  # of all processes of a crowd

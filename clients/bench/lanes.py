@@ -20,7 +20,8 @@ from rich.table import Table
 
 import shmpool
 
-from .recovery import forked, kill, uninterrupted
+from ..children import uninterrupted
+from .recovery import forked, kill
 
 MESSAGE = bytes(64)
 CAPACITY = 16384  # of all lanes, or all queues, together

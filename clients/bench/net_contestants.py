@@ -11,13 +11,14 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable
-from multiprocessing.context import SpawnProcess
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import shmpool
 from shmpool.net import PacketSink, PacketSource
 
+from ..children import children
 from ..forward import Counts, forward
 from ..routes import Table
 
@@ -100,14 +101,14 @@ def receive_pcapy(interface: str, clock: Clock) -> Figures:
         del packet
 
 
-def _started(work: Callable[[Any, Any], None], given: Any) -> SpawnProcess:
-    """Starts a process. Returns when it is ready."""
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    child = context.Process(target=work, args=(ready, given))
-    child.start()
-    ready.wait()
-    return child
+@contextlib.contextmanager
+def _running(work: Callable[[Any, Any], None], given: Any) -> Iterator[BaseProcess]:
+    """Runs a process, which is ready when the block begins."""
+    ready = multiprocessing.get_context("spawn").Event()
+    with children() as start:
+        process = start(work, ready, given)
+        ready.wait()
+        yield process
 
 
 def _take_bursts(ready: Any, name: str) -> None:
@@ -123,16 +124,16 @@ def queue_shmpool(interface: str, clock: Clock) -> Figures:
     name = f"bench-net-{os.getpid()}"
     with shmpool.Pool.create(name, buffer_size=2048, capacity=4096, unlink_on_close=True) as pool:
         queue = pool.create_queue("packets", capacity=2048)
-        child = _started(_take_bursts, name)
-        with PacketSource(pool, interface) as source:
-            for burst in source.bursts():
-                n = len(burst)
-                queue.put_many(burst)
-                if not clock.more(n):
-                    break
-            figures = clock.figures(source.statistics().dropped)
-        queue.shutdown()
-        child.join()
+        with _running(_take_bursts, name) as child:
+            with PacketSource(pool, interface) as source:
+                for burst in source.bursts():
+                    n = len(burst)
+                    queue.put_many(burst)
+                    if not clock.more(n):
+                        break
+                figures = clock.figures(source.statistics().dropped)
+            queue.shutdown()
+            child.join()
     return figures
 
 
@@ -145,19 +146,19 @@ def _take_objects(ready: Any, queue: Any) -> None:
 def queue_bytes(interface: str, clock: Clock) -> Figures:
     """The same with recv_into and multiprocessing.Queue."""
     queue = multiprocessing.get_context("spawn").Queue(2048)
-    child = _started(_take_objects, queue)
-    with _socket(interface, 3) as sock:
-        room = bytearray(2048)
-        view = memoryview(room)
-        n = sock.recv_into(room)
-        while clock.more(1):
-            for _ in range(64):
-                n = sock.recv_into(room)
-                queue.put(bytes(view[:n]))
-            clock.packets += 63
-        figures = clock.figures()
-    queue.put(END)
-    child.join()
+    with _running(_take_objects, queue) as child:
+        with _socket(interface, 3) as sock:
+            room = bytearray(2048)
+            view = memoryview(room)
+            n = sock.recv_into(room)
+            while clock.more(1):
+                for _ in range(64):
+                    n = sock.recv_into(room)
+                    queue.put(bytes(view[:n]))
+                clock.packets += 63
+            figures = clock.figures()
+        queue.put(END)
+        child.join()
     return figures
 
 

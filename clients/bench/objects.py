@@ -17,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..children import children
 from .turns import Cost, compare, installed, processor_seconds
 
 MIB = 2**20
@@ -97,16 +98,14 @@ def seconds_each(name: str, make: Callable[[], object], n: int, most: int) -> Co
     obj = make()
     queue = CONTESTANTS[name](getattr(obj, "nbytes", 256), most)
     first = most + 4
-    process = CONTEXT.Process(target=produce, args=(name, queue, obj, first + n), daemon=True)
-    process.start()
-    pids = os.getpid(), process.pid or 0
-    for count in (first, n):
-        begin, used = time.perf_counter(), processor_seconds(pids)
-        for _ in range(count):
-            queue.get(timeout=60)
-    took, used = time.perf_counter() - begin, processor_seconds(pids) - used
-    process.kill()
-    process.join()
+    with children("fork") as start:
+        process = start(produce, name, queue, obj, first + n)
+        pids = os.getpid(), process.pid or 0
+        for count in (first, n):
+            begin, used = time.perf_counter(), processor_seconds(pids)
+            for _ in range(count):
+                queue.get(timeout=60)
+        took, used = time.perf_counter() - begin, processor_seconds(pids) - used
     return took / n, used / n
 
 

@@ -15,14 +15,15 @@ import statistics
 import struct
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 import shmpool
+
+from ..children import uninterrupted
 
 BURST = 32
 HELD = 1000  # buffers that each victim holds
@@ -31,28 +32,22 @@ PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Starts a child process that does the work, and ends when its parent does. Returns its pid."""
-    parent, pid = os.getpid(), os.fork()
-    if pid:
-        return pid
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() == parent:  # else it has ended before
-            work()
-    except Exception:
-        traceback.print_exc()
-    finally:
-        os._exit(0)
+    """Starts a child process that does the work, and ends when its parent does. Returns its pid.
 
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Lets Ctrl-C wait: a child that is started and noted within is never forgotten."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    The child does not see Ctrl-C.
+    """
+    with uninterrupted():
+        parent, pid = os.getpid(), os.fork()
+        if pid:
+            return pid
+        try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() == parent:  # else it has ended before
+                work()
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
 
 
 class Worker:
@@ -107,10 +102,13 @@ def measure(capacity: int, kills: int) -> tuple[list[float], float]:
     children: list[int] = []
     try:
         pool.create_queue("work", capacity=1024)
-        worker = Worker(pool, cores[-1])
-        children.append(worker.pid)
-        victims = [victim(pool) for _ in range(kills)]
-        children += victims
+        with uninterrupted():
+            worker = Worker(pool, cores[-1])
+            children.append(worker.pid)
+        for _ in range(kills):
+            with uninterrupted():
+                children.append(victim(pool))
+        victims = children[1:]
         pool.recover()  # makes the caller a member before the first measured call
 
         times, during, alone, resting = [], 0, 0, 0.0

@@ -20,7 +20,8 @@ from rich.table import Table
 
 import shmpool
 
-from .recovery import forked, kill, uninterrupted
+from ..children import uninterrupted
+from .recovery import forked, kill
 
 GOAL_MS = 300
 RESTS_S = 2.0  # how long the consumers sleep before the first kill

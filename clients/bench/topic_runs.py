@@ -18,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..children import uninterrupted
 from .topic_contestant import Contestant, Publish, Receive, Spec
 
 CONTEXT = multiprocessing.get_context("fork")
@@ -123,8 +124,9 @@ class Run:
 
     def fork(self, work: Callable[..., None], *arguments: object) -> ForkProcess:
         process = CONTEXT.Process(target=work, args=arguments, daemon=True)
-        process.start()
-        self.processes.append(process)
+        with uninterrupted():
+            process.start()
+            self.processes.append(process)
         return process
 
     def publish(self, work: Callable[[Publish], None]) -> None:

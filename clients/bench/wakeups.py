@@ -25,6 +25,7 @@ from rich.table import Table
 import shmpool
 
 from .building import built
+from .recovery import forked
 
 WAKES = 100  # of each kind in a round
 WAITERS = 10_000
@@ -65,13 +66,12 @@ def producer(queue: shmpool.AlfQueue) -> Iterator[tuple[int, int, int]]:
     order, orders = os.pipe()
     times, sent = os.pipe()
     eventfd = os.eventfd(0, os.EFD_NONBLOCK)
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> None:
         os.close(orders)
-        try:
-            sends(order, eventfd, sent, queue)
-        finally:
-            os._exit(0)
+        sends(order, eventfd, sent, queue)
+
+    pid = forked(work)
     try:
         yield orders, eventfd, times
     finally:

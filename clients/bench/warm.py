@@ -27,8 +27,9 @@ from rich.table import Table
 
 import shmpool
 
+from ..children import uninterrupted
 from .lanes import pinned
-from .recovery import forked, kill, uninterrupted
+from .recovery import forked, kill
 
 CAPACITY = 256  # buffers
 MANY = 8  # messages of a send_many()

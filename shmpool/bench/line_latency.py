@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext
 from time import perf_counter_ns as clock
 
+from .workers import uninterrupted
+
 LINE = 8  # 64-bit words of a cache line
 ROUNDS = 2000
 TRIES = 5
@@ -29,7 +31,8 @@ class CacheLineLatency:
         context: ForkContext = multiprocessing.get_context("fork")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=self._answer, args=(other,), daemon=True)
-        self._process.start()
+        with uninterrupted():
+            self._process.start()
         other.close()
 
     def _answer(self, pipe: Connection) -> None:
@@ -44,7 +47,7 @@ class CacheLineLatency:
                     while words[0] != turn:
                         pass
                     words[LINE] = turn
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
 
     def measure(self) -> float:

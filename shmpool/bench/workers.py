@@ -28,9 +28,11 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -70,6 +72,35 @@ def context() -> ForkServerContext:
     return forkserver
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C wait until the block ends: no process is half started there, or forgotten.
+
+    Processes that are started in the block inherit that SIGINT is blocked: Ctrl-C is their
+    parent's to handle. In the block itself, another thread of numpy's may receive it, and Python
+    would interrupt the main thread. So there its handler only notes it, and is called at the end.
+    clients/children.py has the same for programs that use only public names.
+    """
+    noted: list[int] = []
+    former = signal.getsignal(signal.SIGINT)
+    postpones = callable(former) and threading.current_thread() is threading.main_thread()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        if postpones:
+            signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+        try:
+            resource_tracker.ensure_running()  # or process.start() does so, and unblocks SIGINT
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a pending signal is noted, too
+    finally:
+        if postpones:
+            signal.signal(signal.SIGINT, former)
+        if noted and callable(former):
+            former(noted[0], None)
+
+
 def _end_with(parent: Connection) -> None:
     """Makes the kernel end this process (SIGIO) when the parent's end of the pipe closes."""
     fd = parent.fileno()
@@ -92,7 +123,6 @@ def _work(
     arguments: tuple[Any, ...], cores: set[int], pipe: Connection, parent: Connection,
 ) -> None:  # fmt: skip
     _end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.sched_setaffinity(0, cores)
     _keep_memory()
     board = Scoreboard(folder)
@@ -252,8 +282,9 @@ class Workers:
             cores = share(self._cores, self._processes, slot)
         else:
             cores = set(self._cores)
-        worker = Worker(self.transport, self.board, slot, number, role, arguments, cores)
-        self.all.append(worker)
+        with uninterrupted():
+            worker = Worker(self.transport, self.board, slot, number, role, arguments, cores)
+            self.all.append(worker)
         return worker
 
     def start(self) -> None:

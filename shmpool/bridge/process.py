@@ -81,7 +81,7 @@ def end_links(links: list[Link], reports: "Reports") -> list[Link]:
     for link in links:
         link.end()
     late = _joined(links, began + END_S, reports)
-    reports.send()
+    reports.send(last=True)
     return late
 
 
@@ -120,9 +120,9 @@ class Reports:
         self._again = 0.0
         self._refused = ""
 
-    def send(self) -> None:
-        """Reports every link. A daemon that is away is asked again later."""
-        if time.monotonic() < self._again:
+    def send(self, last: bool = False) -> None:
+        """Reports every link. A daemon that is away is asked again later, and at the end."""
+        if time.monotonic() < self._again and not last:
             return
         try:
             if self._client is None:

@@ -72,8 +72,9 @@ class PacketSource(Source):
     packets: by "hash" of the flow, or by the "cpu" that received them (fanout_by).
 
     ring: bytes between the kernel and this process; what has no room there is dropped, and counted
-    in statistics().dropped. latency: the kernel hands over a block of packets when it is full, or
-    after so many seconds.
+    in statistics().dropped. latency: the kernel hands over a block of packets, of 256 KiB of the
+    ring, when it is full, or after so many seconds. Without full blocks the ring has no room for
+    more than ring / 256 KiB of these times.
 
     >>> pool = shmpool.Pool.create("rx", buffer_size=2048, capacity=65536)  # doctest: +SKIP
     >>> with shmpool.net.PacketSource(pool, "eth0", filter="tcp") as source:  # doctest: +SKIP
