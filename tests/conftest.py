@@ -359,7 +359,6 @@ SLOW_S = 1.0  # a callback that takes longer delays every client
 # The daemon's prune() considers only the pools of this test process, as with own_pools.
 OWN_POOLS = f"""
 import shmpool.pruning
-from tests.bridge_storm import Bridge
 every = shmpool.pruning.pool_names
 own = "test-{os.getpid()}-"
 shmpool.pruning.pool_names = lambda: [name for name in every() if name.startswith(own)]
