@@ -89,7 +89,7 @@ class Receiving:
         self._replaced = 0  # number of the last message when another consumer was found
         # Deliveries of which some did not come here, and how many checks have said so.
         self._elsewhere = 0, 0
-        self._forgets = False  # the server is one of which _overdue() tells
+        self._forgets = False  # the server is an old one of which _overdue() tells
         self._first = 0, 0.0  # message that is the stream's first one, and since when it stays
         self._others = False  # other receivers of the same consumer get messages, too
 
@@ -243,13 +243,15 @@ class Receiving:
         """Returns the number of a work queue's first message if it was delivered, but not here for
         so long that it should have come again; or 0.
 
-        A killed server before 2.10 may wait for an acknowledgement of a message that is gone, in
-        place of this one. Where others receive, one of them may have it for as long as its queue is
+        A killed server may wait for an acknowledgement of a message that is gone, in place of this
+        one: seen before 2.10; 2.11 and 2.12 would stay so, too, and count the one that is gone as
+        delivered again. Where others receive, one of them may have it for as long as its queue is
         full; a receiver to which nothing came since it connected does not know of them.
         """
+        waited_for = consumer.num_ack_pending or 0
         number, now = stream.state.first_seq, time.monotonic()
         stays = (
-            self._forgets
+            (self._forgets or 0 < waited_for <= (consumer.num_redelivered or 0))
             and stream.state.messages
             and not self._others
             and not self._held
