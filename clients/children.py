@@ -24,13 +24,11 @@ def uninterrupted() -> Iterator[None]:
     former = signal.getsignal(signal.SIGINT)
     # Only the main thread is interrupted. SIG_IGN and SIG_DFL raise nothing.
     postpones = callable(former) and threading.current_thread() is threading.main_thread()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         if postpones:
             signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            resource_tracker.ensure_running()  # or process.start() does so, and unblocks SIGINT
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a pending signal is noted, too
@@ -54,6 +52,9 @@ def children(method: Literal["spawn", "fork"] = "spawn") -> Iterator[Start]:
 
     def start(work: object, *arguments: object) -> BaseProcess:
         process: BaseProcess = context.Process(target=work, args=arguments, daemon=True)
+        if method == "spawn":
+            with uninterrupted():
+                resource_tracker.ensure_running()  # or start() does so, and unblocks SIGINT
         with uninterrupted():
             process.start()
             started.append(process)

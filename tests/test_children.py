@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Ctrl-C comes when a process runs and multiprocessing has not told it what to do yet. A thread that
 # does not block SIGINT receives it, as one of numpy's library may.
 INTERRUPTED = """
-import multiprocessing.util, os, signal, sys, threading, time
+import multiprocessing.resource_tracker, multiprocessing.util, os, signal, threading, time
 from clients.children import children, uninterrupted
 
+multiprocessing.resource_tracker.ensure_running()
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 caught, catches = os.pipe()
 os.set_blocking(catches, False)
@@ -49,8 +50,7 @@ try:
         start(time.sleep, 1000)
         print("not interrupted")
 except KeyboardInterrupt:
-    tracker, child = spawned
-    print("interrupted", runs(child))
+    print("interrupted", runs(spawned[0]))
 """
 OWN_HANDLER = """
 came = []
@@ -62,7 +62,7 @@ with children() as start:
 """
 IGNORED = """
 signal.set_wakeup_fd(-1)
-os.write(catches, b"xx")  # no signal will
+os.write(catches, b"x")  # no signal will
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 before = signal.SIG_IGN, before[1]
 with children() as start:
@@ -81,7 +81,7 @@ signal.signal(signal.SIGINT, lambda *_: leave.set())
 before = signal.getsignal(signal.SIGINT), before[1]
 thread.start()
 thread.join()
-print(runs(spawned[1]))
+print(runs(spawned[0]))
 """
 WHOLE = """
 process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0,))

@@ -84,13 +84,11 @@ def uninterrupted() -> Iterator[None]:
     noted: list[int] = []
     former = signal.getsignal(signal.SIGINT)
     postpones = callable(former) and threading.current_thread() is threading.main_thread()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         if postpones:
             signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            resource_tracker.ensure_running()  # or process.start() does so, and unblocks SIGINT
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a pending signal is noted, too
@@ -282,6 +280,8 @@ class Workers:
             cores = share(self._cores, self._processes, slot)
         else:
             cores = set(self._cores)
+        with uninterrupted():
+            resource_tracker.ensure_running()  # or start() does so, and unblocks SIGINT
         with uninterrupted():
             worker = Worker(self.transport, self.board, slot, number, role, arguments, cores)
             self.all.append(worker)
