@@ -268,12 +268,13 @@ def keywords(kind: Any, options: object) -> dict[str, Any]:
 # Checks.
 
 
-def integer(value: SupportsIndex, what: str) -> int:
-    """Returns an integer of any type, such as numpy's, as an int. Raises TypeError."""
+def integer(value: SupportsIndex, what: str, also: str | None = None) -> int:
+    """Returns an integer of any type, such as numpy's, as an int. TypeError names the word also."""
     try:
         return index(value)
     except TypeError:
-        raise TypeError(f"{what} is {value!r}; it must be an int") from None
+        word = "" if also is None else f', or "{also}"'
+        raise TypeError(f"{what} is {value!r}; it must be an int{word}") from None
 
 
 def at_least(value: SupportsIndex, least: int, what: str) -> int:
@@ -304,7 +305,7 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     elif option.choices:
         fits = value in option.choices
     elif option.least is not None:
-        number = value if isinstance(option.least, float) else integer(value, name)
+        number = value if isinstance(option.least, float) else integer(value, name, option.also)
         fits = option.least <= number and not isinstance(value, bool)
         fits = fits and (option.most is None or number <= option.most)
         fits = fits and not (option.power_of_two and int(number) & int(number) - 1)

@@ -562,7 +562,7 @@ class Pool(PoolBase):
             raise errors.InvalidArgument(f"queue {name!r}: {refusal}")
         flags = (producers == "single") | (consumers == "single") << 1
         flags |= choices.MEMORY.index(memory) << 2
-        lanes = lanes if isinstance(lanes, str) else integer(lanes, "lanes")
+        lanes = lanes if isinstance(lanes, str) else integer(lanes, "lanes", "auto")
         n = lanes_of(lanes, int(capacity))
         number = 0 if letter is None else letter.number
         policy = choices.ON_DEATH.index(on_death), number, int(max_redeliveries)

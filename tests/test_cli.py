@@ -16,6 +16,7 @@ from test_daemon import POOL
 from test_topic_figures import get, subscribe
 
 import shmpool
+from shmpool import options as allowed
 from shmpool._ffi import ffi, lib
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
@@ -201,6 +202,26 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
     assert ["queue  freed  left", "other      1     0"] == [
         line.rstrip() for line in drained.stdout.splitlines()
     ]
+
+
+WORDS = {name: option.also for name, option in allowed.POOL.items() if option.also}
+
+
+@pytest.mark.parametrize(("name", "word"), [*WORDS.items(), ("numa_node", allowed.INTERLEAVE)])
+def test_a_word_in_place_of_a_number(
+    shmpool_command: Run, options: list[str], pool_name: str, name: str, word: str
+) -> None:
+    """An option that takes a word besides numbers takes it on the command line, too, and names it
+    when another word is refused."""
+    flag = f"--{name.replace('_', '-')}"
+    pool = ("create", pool_name, "--buffer-size", 64, "--capacity", 4096, *options)
+    done = shmpool_command(*pool, flag, "other")
+    assert 0 != done.returncode
+    assert f"{name} is 'other'" in done.stderr
+    assert word in done.stderr
+    done = shmpool_command(*pool, flag, word)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 0 == shmpool_command("rm", pool_name, *options).returncode
 
 
 def test_any_integer(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:

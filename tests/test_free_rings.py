@@ -137,6 +137,8 @@ def test_the_option(make_pool: MakePool) -> None:
         sharing(make_pool, 3, queues=1021)
     with pytest.raises(shmpool.InvalidArgument, match='from 0 to 32, or "auto"'):
         sharing(make_pool, 33)
+    with pytest.raises(TypeError, match=r'^free_rings is 1\.5; it must be an int, or "auto"$'):
+        sharing(make_pool, 1.5)  # type: ignore[arg-type]
     with pytest.raises(shmpool.InvalidArgument, match=r"to 1022, as buffer_size is 1048576$"):
         make_pool(buffer_size=1 << 20, capacity=4, queues=1023, free_rings=8)  # its warm ring
     both = functools.partial(make_pool, buffer_size=[64, 1 << 20], capacity=[1024, 4], free_rings=3)

@@ -342,6 +342,8 @@ def test_refusals(pool: shmpool.Pool, options: dict[str, Any], message: str) -> 
     with pytest.raises(shmpool.InvalidArgument) as refused:
         pool.create_queue("q", **{"capacity": 64, **options})
     assert message in str(refused.value)
+    with pytest.raises(TypeError, match=r'^lanes is 1\.5; it must be an int, or "auto"$'):
+        pool.create_queue("q", capacity=64, lanes=1.5)  # type: ignore[arg-type]
 
 
 def test_each_lane_takes_one_of_the_queues(make_pool: MakePool) -> None:

@@ -32,7 +32,8 @@ def options(way: str, pairs: int) -> dict[str, Any]:
     """The options of a queue."""
     if way == "a queue each":
         return {"capacity": CAPACITY // pairs}
-    return {"capacity": CAPACITY, "lanes": {"lanes": pairs, "auto": "auto"}.get(way, 1)}
+    # With one lane a queue is one ring.
+    return {"capacity": CAPACITY, "lanes": {"lanes": max(2, pairs), "auto": "auto"}.get(way, 1)}
 
 
 def pinned(core: int, run: Callable[[], None]) -> Callable[[], None]:

@@ -57,14 +57,17 @@ class ByClass(click.ParamType[int | list[int]]):
         return numbers if len(numbers) > 1 else numbers[0]
 
 
-class Node(click.ParamType[int | str]):
-    """The number of a NUMA node, or a word, which the pool's options check."""
+class NumberOrWord(click.ParamType[int | str]):
+    """A number, or a word, such as auto. The pool's options check both."""
 
-    name = "node"
+    name = "integer or word"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, or the word."""
-        return int(value) if str(value).isdecimal() else value
+        try:
+            return int(value)
+        except ValueError:
+            return value
 
 
 def pool_options(function: F) -> F:
@@ -87,8 +90,8 @@ def type_of(name: str, option: Option) -> Any:
         return Octal()
     if option.choices:
         return click.Choice(option.choices)
-    if name == "numa_node":
-        return Node()
+    if option.also is not None or name == "numa_node":
+        return NumberOrWord()
     return ByClass() if option.by_class else str if option.least is None else int
 
 

@@ -112,14 +112,15 @@ class SendRecv(Ours, OneByOne):
 
 
 class Lanes(SendRecv):
-    """One queue with a lane for each pair. A lane holds as many as a queue of the others."""
+    """One queue with a lane for each pair, two at least. A lane holds as many as a queue of the
+    others."""
 
     call = "send, recv, lanes"
     only_scaling = True
 
     @property
     def lanes(self) -> int:
-        return self.spec.producers
+        return max(2, self.spec.producers)  # with one lane a queue is one ring
 
 
 class QueueEach(SendRecv):
