@@ -100,14 +100,21 @@ def _children() -> set[int]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Fails a test that leaves a segment or a child process behind."""
+    """Fails a test that leaves a segment or a child process behind. Ends what subprocess has
+    started, or the warning that it still runs would fail a later test."""
     children, segments = _children(), _segments()
     yield
+    running = _children() - children
+    for started in gc.get_objects() if running else ():
+        if isinstance(started, subprocess.Popen) and started.pid in running:
+            started.kill()
+            with contextlib.suppress(ValueError):  # one of its streams is closed
+                started.communicate()
     left = _segments() - segments
     for name in left:
         (Path("/dev/shm") / name).unlink(missing_ok=True)
     assert set() == left
-    assert set() == _children() - children
+    assert set() == running
 
 
 class Handles:

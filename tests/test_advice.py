@@ -27,6 +27,36 @@ def test_worse():
 """
 
 
+LEAVES = """
+import gc
+import subprocess
+
+def test_bad():
+    process = subprocess.Popen(["sleep", "1000"], stdout=subprocess.PIPE)
+    assert 0 == process.pid
+
+def test_good():
+    gc.collect()
+"""
+
+
+def test_one_failure_is_one_failure(tmp_path: Path) -> None:
+    """The process that a failed test has left is ended, and does not fail the next test."""
+    (tmp_path / "test_sample.py").write_text(LEAVES)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "conftest", "--tb=short"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}"},
+    )
+    assert "1 failed, 1 passed, 1 error" in done.stdout, done.stdout + done.stderr
+    (pid,) = set(re.findall(r"assert 0 == (\d+)", done.stdout))
+    assert not Path(f"/proc/{pid}").exists()
+
+
 def test_a_failure_says_what_to_do(tmp_path: Path) -> None:
     """It says how to run the test alone, which works; where its files are; what to install."""
     (tmp_path / "test_sample.py").write_text(FAILS)
