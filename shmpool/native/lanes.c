@@ -51,7 +51,7 @@ static void put_into(struct lanes *l, struct lane_user *u, uint32_t lane)
 const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u)
 {
 	uint32_t n = lanes_active(l);
-	if (!u->producer) {
+	if (!u->in) { /* a child that was forked in the middle of this has its number only */
 		u->producer = (uint32_t)add_relaxed(&l->table->producers, 1) % UINT32_MAX + 1;
 		put_into(l, u, (u->producer - 1) % n);
 	}
@@ -98,8 +98,8 @@ const struct alf_ring *lanes_choose_out(struct lanes *l, struct lane_user *u)
 		u->lanes = n;
 		u->found = u->out_lane = (u->consumer - 1) % n;
 	}
-	u->left = LANES_STAY;
 	u->out = l->lane[u->out_lane];
+	u->left = LANES_STAY; /* last: until then there may be no lane */
 	return u->out;
 }
 
