@@ -56,7 +56,7 @@ const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u)
 		put_into(l, u, (u->producer - 1) % n);
 	}
 	if (!(l->ring.flags & ALF_LANES_GROW)) {
-		u->puts = INT32_MAX;
+		store_release(&u->puts, INT32_MAX); /* pairs with fork(2) */
 		return u->in;
 	}
 	if (n != load_relaxed(&l->active))
@@ -71,7 +71,7 @@ const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u)
 		grow(l, u);
 	}
 	u->given = to == u->in_lane ? LANES_PUTS - 1 - u->done : 0;
-	u->puts = (int32_t)u->given;
+	store_release(&u->puts, (int32_t)u->given); /* pairs with fork(2) */
 	return u->in;
 }
 
@@ -99,7 +99,7 @@ const struct alf_ring *lanes_choose_out(struct lanes *l, struct lane_user *u)
 		u->found = u->out_lane = (u->consumer - 1) % n;
 	}
 	u->out = l->lane[u->out_lane];
-	u->left = LANES_STAY; /* last: until then there may be no lane */
+	store_release(&u->left, LANES_STAY); /* pairs with fork(2) */
 	return u->out;
 }
 
