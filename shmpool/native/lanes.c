@@ -81,7 +81,7 @@ static void look(const struct lanes *l, struct lane_user *u, uint32_t n)
 	const uint32_t at = u->look % n;
 	const alf_position cons = load_acquire(&l->lane[at]->q->cons); /* [CONS] */
 	u->look = at + 1;
-	u->seen[u->out_lane] = load_relaxed(&u->out->q->cons);
+	u->seen[u->out_lane] = load_relaxed(&l->lane[u->out_lane]->q->cons);
 	if (at != u->out_lane && cons == u->seen[at] && alf_ready(l->lane[at], 0))
 		u->out_lane = at;
 	u->seen[at] = cons;

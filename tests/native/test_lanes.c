@@ -306,7 +306,7 @@ static void growth(void)
 	EQUAL(LANES, lanes_active(r->lanes));
 }
 
-/* A process was forked while a thread chose its first lane. A member of the child may get that
+/* A process was forked while a thread chose its first lanes. A member of the child may get that
  * thread's number, and what the process remembers of it. */
 static void forked_between(void)
 {
@@ -314,8 +314,9 @@ static void forked_between(void)
 	struct member *m = attach();
 	for (uint32_t flags = 0; flags <= ALF_LANES_GROW; flags += ALF_LANES_GROW) {
 		const struct alf_ring *r = make(m, flags ? "grows" : "queue", 8, 2, flags);
-		lanes_user(r->lanes, m)->producer = 1;
-		lanes_user(r->lanes, m)->consumer = 1;
+		struct lane_user *u = lanes_user(r->lanes, m);
+		u->producer = u->consumer = 1;
+		u->lanes = lanes_active(r->lanes);
 		EQUAL(0, put(m, r, 7));
 		EQUAL(7, get(m, r));
 	}
