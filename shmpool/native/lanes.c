@@ -51,12 +51,12 @@ static void put_into(struct lanes *l, struct lane_user *u, uint32_t lane)
 const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u)
 {
 	uint32_t n = lanes_active(l);
-	if (!u->producer) {
+	if (!u->in) { /* a child that was forked in the middle of this has its number only */
 		u->producer = (uint32_t)add_relaxed(&l->table->producers, 1) % UINT32_MAX + 1;
 		put_into(l, u, (u->producer - 1) % n);
 	}
 	if (!(l->ring.flags & ALF_LANES_GROW)) {
-		u->puts = INT32_MAX;
+		store_release(&u->puts, INT32_MAX); /* pairs with fork(2) */
 		return u->in;
 	}
 	if (n != load_relaxed(&l->active))
@@ -71,7 +71,7 @@ const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u)
 		grow(l, u);
 	}
 	u->given = to == u->in_lane ? LANES_PUTS - 1 - u->done : 0;
-	u->puts = (int32_t)u->given;
+	store_release(&u->puts, (int32_t)u->given); /* pairs with fork(2) */
 	return u->in;
 }
 
@@ -81,7 +81,7 @@ static void look(const struct lanes *l, struct lane_user *u, uint32_t n)
 	const uint32_t at = u->look % n;
 	const alf_position cons = load_acquire(&l->lane[at]->q->cons); /* [CONS] */
 	u->look = at + 1;
-	u->seen[u->out_lane] = load_relaxed(&u->out->q->cons);
+	u->seen[u->out_lane] = load_relaxed(&l->lane[u->out_lane]->q->cons);
 	if (at != u->out_lane && cons == u->seen[at] && alf_ready(l->lane[at], 0))
 		u->out_lane = at;
 	u->seen[at] = cons;
@@ -98,8 +98,8 @@ const struct alf_ring *lanes_choose_out(struct lanes *l, struct lane_user *u)
 		u->lanes = n;
 		u->found = u->out_lane = (u->consumer - 1) % n;
 	}
-	u->left = LANES_STAY;
 	u->out = l->lane[u->out_lane];
+	store_release(&u->left, LANES_STAY); /* pairs with fork(2) */
 	return u->out;
 }
 

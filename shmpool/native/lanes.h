@@ -44,7 +44,8 @@
  *              deal out lanes.
  *
  * What one process remembers of its members' lanes (struct lane_user) is only used by the thread
- * that is that member.
+ * that is that member. A process that is forked gets a copy of what other threads have written so
+ * far: the counts `puts` and `left` are written after the lanes that they let it use.
  */
 #ifndef SHMPOOL_LANES_H
 #define SHMPOOL_LANES_H

@@ -264,12 +264,17 @@ void about_to_grow(struct scene *s)
 	queue_part(s->ring, 0)->q->lost += LANES_PUTS;
 }
 
-/* The next put may be the first one into another lane. */
+/* The next put goes to the second lane, if the first one has no message then. */
 void about_to_move(struct scene *s)
 {
+	const struct lane_user *u = lanes_user(s->ring->lanes, s->v);
+	store_relaxed(&s->ring->lanes->table->producers, 1);
 	about_to_grow(s);
-	CHECK(queue_in(s->v, s->ring) == queue_part(s->ring, 0));
+	for (uint32_t i = 0; i < LANES_PUTS; i++) /* adds the lane, which it does not know yet */
+		CHECK(queue_in(s->v, s->ring) == queue_part(s->ring, 0));
 	EQUAL(2, lanes_active(s->ring->lanes));
+	EQUAL(2, u->producer);
+	EQUAL(0, u->puts);
 }
 
 int move_aside(struct scene *s)

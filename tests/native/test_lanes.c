@@ -306,6 +306,22 @@ static void growth(void)
 	EQUAL(LANES, lanes_active(r->lanes));
 }
 
+/* A process was forked while a thread chose its first lanes. A member of the child may get that
+ * thread's number, and what the process remembers of it. */
+static void forked_between(void)
+{
+	begin();
+	struct member *m = attach();
+	for (uint32_t flags = 0; flags <= ALF_LANES_GROW; flags += ALF_LANES_GROW) {
+		const struct alf_ring *r = make(m, flags ? "grows" : "queue", 8, 2, flags);
+		struct lane_user *u = lanes_user(r->lanes, m);
+		u->producer = u->consumer = 1;
+		u->lanes = lanes_active(r->lanes);
+		EQUAL(0, put(m, r, 7));
+		EQUAL(7, get(m, r));
+	}
+}
+
 struct thread {
 	pthread_t thread;
 	struct member *m;
@@ -608,6 +624,7 @@ int main(void)
 	order();
 	fairness();
 	growth();
+	forked_between();
 	threads();
 	waits();
 	shutdown_half();
