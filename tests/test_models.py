@@ -233,6 +233,51 @@ WARM_MUTATIONS = [
     ("NOT_ANNOUNCED", WARM["bypass"]),
     ("CONS_FIRST", WARM["bypass"]),
 ]
+
+
+def _lanes(**other: int) -> dict[str, int]:
+    """Options of lanes.pml: who puts and gets how often, which lanes there are, and who ends it."""
+    usual = {"LANES": 2, "SIZE": 2, "GROW": 0, "PRODUCERS": 1, "PUTS": 1, "FIRST": 1, "SECOND": 1}
+    getting = {"CONSUMERS": 1, "GETS": 1, "HELD": 0, "NACKS": 0, "SHUTDOWNS": 0, "CRASHES": 0}
+    return usual | getting | other
+
+
+LANES = {
+    "order": _lanes(GROW=1, PRODUCERS=2, PUTS=2, GETS=0),
+    "sleep": _lanes(PRODUCERS=2, CONSUMERS=2),
+    "sleep-apart": _lanes(PRODUCERS=2, FIRST=0, CONSUMERS=2),
+    "sleep-grow": _lanes(GROW=1, PUTS=2, CONSUMERS=2),
+    "deaths": _lanes(PUTS=2, CONSUMERS=2, NACKS=1, CRASHES=1),
+    "end": _lanes(CONSUMERS=2, SHUTDOWNS=1),
+    "end-returns": _lanes(CONSUMERS=2, HELD=1, NACKS=1, SHUTDOWNS=1),
+    "end-deaths": _lanes(SHUTDOWNS=2, CRASHES=1),
+}
+LANES_LONG = {
+    "claims": _lanes(GROW=1, PUTS=3, CONSUMERS=2, GETS=0),
+    "order-deaths": _lanes(GROW=1, PRODUCERS=2, PUTS=2, GETS=0, CRASHES=1),
+    "all-deaths": _lanes(PRODUCERS=2, FIRST=0, CONSUMERS=2, NACKS=1, CRASHES=1),
+    "end-twice": _lanes(CONSUMERS=2, GETS=2, HELD=1, NACKS=1, SHUTDOWNS=1),
+    "end-all-deaths": _lanes(CONSUMERS=2, SHUTDOWNS=1, CRASHES=1),
+}
+LANE_MUTATIONS = [
+    ("MOVES_AT_ONCE", LANES["order"]),
+    ("MOVES_BY_HEAD", LANES["order"]),
+    ("EMPTY_BEFORE_ITS_OWN", _lanes(GROW=1, PUTS=3, GETS=0)),
+    ("KNOWN_LANES", _lanes(GROW=1, PUTS=2, GETS=0)),
+    ("WORD_BEFORE_PROD", LANES["sleep"]),
+    ("COUNTED_LATE", LANES["sleep"]),
+    ("NO_SHORT_SLEEP", LANES["sleep"]),
+    ("SEES_ONE_LANE", LANES["sleep-apart"]),
+    ("WAKE_NOT_PASSED_ON", LANES["sleep"]),
+    ("DEAD_SLEEPERS_LEFT", LANES["deaths"]),
+    ("BACK_NOT_INTO_CLOSED", LANES["end-returns"]),
+    ("GET_CLOSES_NOTHING", LANES["end"]),
+    ("PROD_READ_ONCE", LANES["end-returns"] | {"GETS": 2}),
+    ("SHUTDOWN_CLOSES_NO_LANES", LANES["end"]),
+    ("SHUTDOWN_WAKES_NOBODY", _lanes(SHUTDOWNS=1)),
+    ("SECOND_RETURNS", LANES["end-deaths"]),
+    ("RECOVERY_CLOSES_NOTHING", _lanes(SHUTDOWNS=1, CRASHES=1)),
+]
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
@@ -339,6 +384,20 @@ def test_warm(name: str, tmp_path: Path) -> None:
     _whole(_search("warm", WARM[name], tmp_path))
 
 
+@pytest.mark.parametrize("name", LANES)
+def test_lanes(name: str, tmp_path: Path) -> None:
+    """Lanes keep each producer's order, no member sleeps beside a message, and all of them end."""
+    _whole(_search("lanes", LANES[name], tmp_path))
+
+
+@pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", LANES_LONG)
+def test_lanes_long(name: str, tmp_path: Path) -> None:
+    """The same with more members, messages and deaths."""
+    _whole(_search("lanes", LANES_LONG[name], tmp_path, long=True))
+
+
 @pytest.mark.parametrize("name", TURNS)
 def test_turn(name: str, tmp_path: Path) -> None:
     """No member sleeps while what it waits for is available, one buffer or many."""
@@ -355,7 +414,8 @@ def test_served(tmp_path: Path) -> None:
     [("member", *one) for one in SLOT_MUTATIONS]
     + [("abandon", *one) for one in ABANDONED_MUTATIONS]
     + [("turn", *one) for one in TURN_MUTATIONS]
-    + [("warm", *one) for one in WARM_MUTATIONS],
+    + [("warm", *one) for one in WARM_MUTATIONS]
+    + [("lanes", *one) for one in LANE_MUTATIONS],
     ids=lambda x: x if str(x) == x else "",
 )
 def test_mutation(model: str, mutation: str, options: dict[str, int], tmp_path: Path) -> None:
@@ -381,7 +441,7 @@ def test_every_mutation_is_listed() -> None:
         for name in re.findall(r"MUTATE_(\w+)", path.read_text())
     }
     lists = [MUTATIONS, SLOT_MUTATIONS, ABANDONED_MUTATIONS, TURN_MUTATIONS, SERVED_MUTATIONS]
-    lists.append(WARM_MUTATIONS)
+    lists += [WARM_MUTATIONS, LANE_MUTATIONS]
     topics = {*TOPIC_MUTATIONS, *TOPIC_LONG_MUTATIONS, "RESERVED_UNPUBLISHED"}
     listed = {name for one in lists for name, _ in one}
     assert named == listed | set(CACHE_MUTATIONS) | set(CHAIN_MUTATIONS) | topics
