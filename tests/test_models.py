@@ -239,7 +239,7 @@ def _lanes(**other: int) -> dict[str, int]:
     """Options of lanes.pml: who puts and gets how often, which lanes there are, and who ends it."""
     usual = {"LANES": 2, "SIZE": 2, "GROW": 0, "PRODUCERS": 1, "PUTS": 1, "FIRST": 1, "SECOND": 1}
     getting = {"CONSUMERS": 1, "GETS": 1, "HELD": 0, "NACKS": 0, "SHUTDOWNS": 0, "CRASHES": 0}
-    return usual | getting | other
+    return usual | getting | {"FIFO": 0} | other
 
 
 LANES = {
@@ -251,13 +251,18 @@ LANES = {
     "end": _lanes(CONSUMERS=2, SHUTDOWNS=1),
     "end-returns": _lanes(CONSUMERS=2, HELD=1, NACKS=1, SHUTDOWNS=1),
     "end-deaths": _lanes(SHUTDOWNS=2, CRASHES=1),
+    "three-lanes": _lanes(LANES=3, GROW=1, PUTS=3, FIRST=5, GETS=0),
+    "end-three-lanes": _lanes(LANES=3, FIRST=2, NACKS=1, SHUTDOWNS=1, CRASHES=1),
 }
 LANES_LONG = {
     "claims": _lanes(GROW=1, PUTS=3, CONSUMERS=2, GETS=0),
     "order-deaths": _lanes(GROW=1, PRODUCERS=2, PUTS=2, GETS=0, CRASHES=1),
     "all-deaths": _lanes(PRODUCERS=2, FIRST=0, CONSUMERS=2, NACKS=1, CRASHES=1),
     "end-twice": _lanes(CONSUMERS=2, GETS=2, HELD=1, NACKS=1, SHUTDOWNS=1),
+    "two-deaths": _lanes(PUTS=2, CONSUMERS=2, NACKS=1, CRASHES=2),
     "end-all-deaths": _lanes(CONSUMERS=2, SHUTDOWNS=1, CRASHES=1),
+    "end-three": _lanes(PRODUCERS=0, CONSUMERS=3, HELD=1, NACKS=1, SHUTDOWNS=1, FIFO=1),
+    "three-lanes-claims": _lanes(LANES=3, GROW=1, PUTS=3, FIRST=5, CONSUMERS=2, GETS=0),
 }
 LANE_MUTATIONS = [
     ("MOVES_AT_ONCE", LANES["order"]),

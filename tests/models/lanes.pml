@@ -29,11 +29,12 @@
  *     GROW                 1: begins with one lane, the others are added at any time
  *     PRODUCERS, PUTS      up to 2, messages of each
  *     FIRST, SECOND        their numbers, which decide to which lane they go
- *     HELD                 1: the first consumer begins with a message. There is one producer then
+ *     HELD                 1: the first consumer begins with a message; PRODUCERS is at most 1
  *     CONSUMERS, GETS      up to 3, messages that each gets before it leaves; 0: any number
  *     NACKS                of each of the consumers: messages that it returns
  *     SHUTDOWNS            up to 2 members that end the queue
  *     CRASHES              at most
+ *     FIFO                 1: the first to fall asleep is the first to be woken; 0: any
  */
 #include "lanes_calls.pml"
 
@@ -207,7 +208,7 @@ end:
 	victim = x;                                                                                \
 	crashes++;                                                                                 \
 	pc[x] = dead;                                                                              \
-	asleep[x] = 0;                                                                             \
+	AWAKE(x);                                                                                  \
 	drained[x] = 0
 
 inline clear(x)
@@ -335,7 +336,7 @@ end:
 		d_step {
 			i = CONSUMER;
 			do
-			:: i < SHUTTER -> if :: asleep[i] == 2 -> asleep[i] = 0 :: else fi; i++
+			:: i < SHUTTER -> if :: asleep[i] == 2 -> AWAKE(i) :: else fi; i++
 			:: else -> break
 			od;
 			i = 0

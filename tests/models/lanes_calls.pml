@@ -22,6 +22,7 @@ byte lanes = 1;
 bit queue_closed, ended;
 bit in_wait[MEMBERS], same_wait[MEMBERS];
 byte asleep[MEMBERS]; /* 1: a slice, 2: a short time */
+byte ahead[MEMBERS];  /* with FIFO: by bit, those that sleep and fell asleep earlier */
 byte op[MEMBERS];     /* 1 + the lane, while it covers a reserved position */
 byte have[MEMBERS];   /* the message that a member owns */
 byte pc[MEMBERS];
@@ -103,14 +104,27 @@ inline next(step)
 
 #define SLEEPERS (in_wait[2] + in_wait[3] + in_wait[4])
 #define CHANGED same_wait[2] = 0; same_wait[3] = 0; same_wait[4] = 0
-#define WAKE_ALL asleep[2] = 0; asleep[3] = 0; asleep[4] = 0
+#define WAKE_ALL AWAKE(2); AWAKE(3); AWAKE(4)
+#if FIFO
+#define AWAKE(x)                                                                                   \
+	asleep[x] = 0;                                                                             \
+	ahead[x] = 0;                                                                              \
+	ahead[2] = ahead[2] & ~(1 << (x));                                                         \
+	ahead[3] = ahead[3] & ~(1 << (x));                                                         \
+	ahead[4] = ahead[4] & ~(1 << (x))
+#define BEFORE(x) ((asleep[x] > 0) << (x))
+#define FALLS_ASLEEP ahead[me] = BEFORE(2) | BEFORE(3) | BEFORE(4)
+#else
+#define AWAKE(x) asleep[x] = 0
+#define FALLS_ASLEEP skip
+#endif
 
 inline wake_one()
 {
 	if
-	:: asleep[2] -> asleep[2] = 0
-	:: asleep[3] -> asleep[3] = 0
-	:: asleep[4] -> asleep[4] = 0
+	:: asleep[2] && !ahead[2] -> AWAKE(2)
+	:: asleep[3] && !ahead[3] -> AWAKE(3)
+	:: asleep[4] && !ahead[4] -> AWAKE(4)
 	:: !asleep[2] && !asleep[3] && !asleep[4]
 	fi
 }
@@ -367,7 +381,7 @@ inline gets()
 #ifdef MUTATE_COUNTED_LATE
 		enter();
 #endif
-		if :: same_wait[me] -> asleep[me] = 1 + my[me].reserved :: else fi;
+		if :: same_wait[me] -> FALLS_ASLEEP; asleep[me] = 1 + my[me].reserved :: else fi;
 #ifdef MUTATE_NO_SHORT_SLEEP
 		if :: asleep[me] -> asleep[me] = 1 :: else fi;
 #endif
