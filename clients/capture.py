@@ -16,16 +16,21 @@ import click
 import shmpool
 from shmpool.net import CaptureSource, PacketSource, Source, XdpSocket
 
-from .rates import Rates, latency_option, pool_of, received, running
+from .rates import LATENCY_S, Rates, latency_option, pool_of, received, running
 
 
 def share_out(
-    source: Source, queues: list[shmpool.AlfQueue], rates: Rates, whole: bool, dropped: list[int]
+    source: Source,
+    queues: list[shmpool.AlfQueue],
+    rates: Rates,
+    whole: bool,
+    latency: float,
+    dropped: list[int],
 ) -> None:
     """Puts each burst into the queues. whole: without hashes; then it waits for room. Appends to
     dropped how many packets of a burst had none."""
     turn = 0
-    for burst in received(source, rates):
+    for burst in received(source, rates, latency=latency):
         if whole:
             queues[turn % len(queues)].put_many(burst)
             turn += 1
@@ -64,8 +69,11 @@ def main(
     quiet: bool,
 ) -> None:
     """Receives packets of INTERFACE_OR_FILE into queues of POOL, which exists. Ctrl-C ends it."""
-    if xdp and (filter_ or promiscuous):
-        raise click.UsageError("--xdp takes every packet of a queue: no --filter, no --promiscuous")
+    if xdp and (filter_ or promiscuous or latency != LATENCY_S):
+        raise click.UsageError(
+            "--xdp takes every packet of a queue at once: no --filter, no --promiscuous, no "
+            "--latency"
+        )
     rates = Rates(quiet)
     dropped: list[int] = []
     with pool_of(pool_name) as pool, running(rates):
@@ -86,7 +94,8 @@ def main(
             )
         ) as source:
             try:
-                share_out(source, queues, rates, is_file, dropped)
+                kept_back = latency if isinstance(source, PacketSource) else 0.0
+                share_out(source, queues, rates, is_file, kept_back, dropped)
             finally:
                 for one in queues:
                     one.shutdown()

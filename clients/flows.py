@@ -33,7 +33,7 @@ from shmpool.net import CaptureSource, PacketSource
 from shmpool.net.headers import Headers, Layer, Link
 
 from .children import children
-from .rates import Rates, closed_by_ctrl_c, latency_option, running
+from .rates import WAIT_S, Rates, ended_by_ctrl_c, latency_option, running
 
 ANSWER = 64  # capacity of the queue for a worker's table
 TIMEOUT = 300.0  # s: a process that waits for so long for another one gives up
@@ -257,16 +257,18 @@ def count_interface(
         with (
             running(rates),
             PacketSource(pool, interface, filter=filter_, latency=latency, outgoing=True) as source,
-            closed_by_ctrl_c(source),
+            ended_by_ctrl_c(source, latency) as ending,
         ):
-            while True:
+            came = False
+            while not ending.over(waiting=came):
                 try:
-                    burst = source.get_many(timeout=0.5)
+                    burst = source.get_many(timeout=WAIT_S)
                 except shmpool.Empty:
-                    pass
+                    came = False
                 except shmpool.ShutDown:
                     break
                 else:
+                    came = True
                     rates.add(len(burst), int(burst.lengths.sum()))
                     counting.spread(burst)
                 writer.write(counting.records())

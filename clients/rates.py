@@ -15,14 +15,17 @@ import shmpool
 from shmpool.net import Source
 
 SECOND = 1.0
+LATENCY_S = 0.001
 latency_option = click.option(
     "--latency",
     type=click.FloatRange(0.001, 10),
-    default=0.001,
+    default=LATENCY_S,
     show_default=True,
-    help="Seconds for which the kernel keeps packets back (interface). With more of them it drops "
-    "none while this program pauses.",
+    help="Seconds for which the kernel keeps packets back (interface). With more seconds this "
+    "program may pause for longer before the kernel drops packets.",
 )
+HANDED_OVER = 0.05  # s: the kernel's clock for it is not more exact
+WAIT_S = 0.1  # for packets, until the rates are printed
 
 
 class Rates:
@@ -63,36 +66,64 @@ class Rates:
         self._print(self.packets, self.bytes, took, total)
 
 
+class Ending:
+    """When a program ends that was asked to: once it has what the kernel keeps back. Without that
+    it closes its source at once."""
+
+    def __init__(self, source: Source, latency: float) -> None:
+        self._source, self._latency = source, latency
+        self._asked: float | None = None
+
+    def ask(self) -> None:
+        self._asked = time.monotonic()
+        if not self._latency:
+            self._source.close()
+
+    def over(self, waiting: bool) -> bool:
+        """True if no more is taken. waiting: there was a packet just now. If there always is one it
+        ends, too."""
+        if self._asked is None:
+            return False
+        took = time.monotonic() - self._asked - self._latency
+        return took > (SECOND if waiting else HANDED_OVER)
+
+
 @contextlib.contextmanager
-def closed_by_ctrl_c(source: Source) -> Iterator[None]:
-    """Lets Ctrl-C close the source: no packet is lost between its parts of the program, as with an
-    exception in the middle. A second Ctrl-C is KeyboardInterrupt, wherever the program is."""
+def ended_by_ctrl_c(source: Source, latency: float = 0.0) -> Iterator[Ending]:
+    """Lets Ctrl-C end the loop: no packet is lost between its parts of the program, as with an
+    exception in the middle. A second Ctrl-C is KeyboardInterrupt, wherever the program is. latency:
+    seconds for which the kernel keeps packets back."""
+    ending = Ending(source, latency)
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ending
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def close(number: int, frame: object) -> None:
+    def end(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        source.close()
+        ending.ask()
 
-    signal.signal(signal.SIGINT, close)
+    signal.signal(signal.SIGINT, end)
     try:
-        yield
+        yield ending
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def received(source: Source, rates: Rates, most: int | None = None) -> Iterator[shmpool.Burst]:
+def received(
+    source: Source, rates: Rates, most: int | None = None, latency: float = 0.0
+) -> Iterator[shmpool.Burst]:
     """Yields bursts until the source ends, Ctrl-C, or most packets came; counts them."""
     rates.note = lambda: f"{source.statistics().dropped:,} dropped"
-    with closed_by_ctrl_c(source):
+    with ended_by_ctrl_c(source, latency) as ending:
         while most is None or rates.packets < most:
             n = 256 if most is None else min(256, most - rates.packets)
             try:
-                burst = source.get_many(n, timeout=SECOND / 2)
+                burst = source.get_many(n, timeout=WAIT_S)
             except shmpool.Empty:
                 rates.tick()
+                if ending.over(waiting=False):
+                    return
                 continue
             except shmpool.ShutDown:
                 return
@@ -100,6 +131,8 @@ def received(source: Source, rates: Rates, most: int | None = None) -> Iterator[
             yield burst
             del burst
             rates.tick()
+            if ending.over(waiting=True):
+                return
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ def main(
             with PacketSource(
                 pool, interface, filter=filter_, latency=latency, outgoing=True
             ) as source:
-                for burst in received(source, rates, count):
+                for burst in received(source, rates, count, latency):
                     sink.drain(burst)
 
 

@@ -116,6 +116,33 @@ def test_ctrl_c(spaces: Spaces, eventually: Eventually) -> None:
         assert not {f for f in Path("/dev/shm").iterdir() if f"net-{rx.pid}" in f.name} - before
 
 
+@pytest.mark.parametrize("latency", [(), WHOLE])
+def test_ctrl_c_waits_for_what_the_kernel_keeps_back(
+    spaces: Spaces, eventually: Eventually, tmp_path: Path, latency: tuple[object, ...]
+) -> None:
+    """Packets that came just before Ctrl-C are recorded."""
+    out = tmp_path / "out.pcapng"
+
+    def recorded() -> int:
+        with contextlib.suppress(net.CaptureError):  # a packet is being written
+            return sum(1 for _ in net.packets(out))
+        return 0
+
+    arguments = (out, "--interface", "veth", "--filter", "udp port 9", *latency)
+    with program(spaces[1], "record", *arguments) as rx:
+        eventually(lambda: listening(spaces[1]))
+        with spaces[0].entered():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sock:
+            sock.sendto(b"first", (spaces[1].address, 9))
+            eventually(lambda: recorded() == 1)
+            for _ in range(10):
+                sock.sendto(b"x", (spaces[1].address, 9))
+        rx.send_signal(signal.SIGINT)
+        assert "total 11 packets" in ended(rx)
+    assert 11 == recorded()
+
+
 def test_trouble(spaces: Spaces) -> None:
     """A message, not a traceback."""
     with program(spaces[1], "drop", "none") as rx:
