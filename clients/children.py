@@ -46,7 +46,8 @@ class Start(Protocol):
 
 @contextmanager
 def children(method: Literal["spawn", "fork"] = "spawn") -> Iterator[Start]:
-    """Yields what starts child processes. Kills those that still run when the block ends."""
+    """Yields what starts child processes. Kills those that still run when the block ends. They
+    cannot start processes of their own with multiprocessing."""
     context: Any = multiprocessing.get_context(method)
     started: list[BaseProcess] = []
 

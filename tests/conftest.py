@@ -106,10 +106,13 @@ def nothing_left() -> Iterator[None]:
     yield
     running = _children() - children
     for started in gc.get_objects() if running else ():
-        if isinstance(started, subprocess.Popen) and started.pid in running:
+        # type(): isinstance() asks a weakref.proxy, whose object may be gone.
+        if issubclass(type(started), subprocess.Popen) and started.pid in running:
             started.kill()
-            with contextlib.suppress(ValueError):  # one of its streams is closed
-                started.communicate()
+            started.wait()
+            for stream in (started.stdin, started.stdout, started.stderr):
+                with contextlib.suppress(OSError):  # what it could not be given
+                    stream and stream.close()
     left = _segments() - segments
     for name in left:
         (Path("/dev/shm") / name).unlink(missing_ok=True)

@@ -116,9 +116,8 @@ def test_a_sender_that_is_killed_is_away_at_once(
 ) -> None:
     """The link that receives is down when the connection ends, though it knows the sender for
     longer; the next connection is a reconnect."""
-    monkeypatch.setattr(
-        "shmpool.bridge.zeromq_receive.GONE_S", 600.0
-    )  # however busy the machine is
+    # However busy the machine is.
+    monkeypatch.setattr("shmpool.bridge.zeromq_receive.GONE_S", 600.0)
     here, there = ends
     address = f"zmq://127.0.0.1:{free_port()}/x"
     receiver = run_link(address, end_of(there))

@@ -96,6 +96,7 @@ NESTED = """
 try:
     with uninterrupted(), uninterrupted():
         os.kill(os.getpid(), signal.SIGINT)
+        os.read(caught, 1)
         print("not yet")
 except KeyboardInterrupt:
     print("interrupted")
@@ -104,6 +105,7 @@ A_FAILURE = """
 try:
     with uninterrupted():
         os.kill(os.getpid(), signal.SIGINT)
+        os.read(caught, 1)
         raise OSError("no processes")
 except KeyboardInterrupt as interrupt:
     print(repr(interrupt.__context__))
@@ -137,3 +139,21 @@ def test_interrupted_while_a_process_is_started(script: str, says: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=500
     )
     assert (0, says, "") == (done.returncode, done.stdout.strip(), done.stderr)
+
+
+FIRST = """
+import time
+from clients.children import children
+
+with children() as start:
+    status = open(f"/proc/{start(time.sleep, 1000).pid}/status").read()
+    print(int(status.partition("SigBlk:")[2].split()[0], 16) >> 1 & 1)
+"""
+
+
+def test_the_first_child_does_not_see_ctrl_c() -> None:
+    """The process that multiprocessing starts before it does not make it see Ctrl-C."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST], cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
+    assert (0, "1", "") == (done.returncode, done.stdout.strip(), done.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE_S, Child, MakePool, StartDaemon
 from test_daemon import POOL
+from test_page_memory import without_numa
 from test_topic_figures import get, subscribe
 
 import shmpool
@@ -213,6 +214,8 @@ def test_a_word_in_place_of_a_number(
 ) -> None:
     """An option that takes a word besides numbers takes it on the command line, too, and names it
     when another word is refused."""
+    if name == "numa_node" and (why := without_numa(pool_name)):
+        pytest.skip(why)
     flag = f"--{name.replace('_', '-')}"
     pool = ("create", pool_name, "--buffer-size", 64, "--capacity", 4096, *options)
     done = shmpool_command(*pool, flag, "other")

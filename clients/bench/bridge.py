@@ -98,9 +98,11 @@ class Bridged:
         self.target.get(30).free()
 
     def close(self) -> None:
-        for process in self._processes:
-            process.terminate()
-            process.wait()
+        with uninterrupted():  # a second Ctrl-C: they do not see it
+            for process in self._processes:
+                process.terminate()
+            for process in self._processes:
+                process.wait()
         for pool in self.pools:
             pool.close()
 

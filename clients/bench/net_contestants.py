@@ -146,7 +146,8 @@ def _take_objects(ready: Any, queue: Any) -> None:
 def queue_bytes(interface: str, clock: Clock) -> Figures:
     """The same with recv_into and multiprocessing.Queue."""
     queue = multiprocessing.get_context("spawn").Queue(2048)
-    with _running(_take_objects, queue) as child:
+    with contextlib.closing(queue), _running(_take_objects, queue) as child:
+        queue.cancel_join_thread()  # nobody may read what is left after Ctrl-C
         with _socket(interface, 3) as sock:
             room = bytearray(2048)
             view = memoryview(room)

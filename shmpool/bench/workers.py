@@ -77,7 +77,7 @@ def uninterrupted() -> Iterator[None]:
     """Lets Ctrl-C wait until the block ends: no process is half started there, or forgotten.
 
     Processes that are started in the block inherit that SIGINT is blocked: Ctrl-C is their
-    parent's to handle. In the block itself, another thread of numpy's may receive it, and Python
+    parent's to handle. In the block itself, a thread of numpy's library may receive it, and Python
     would interrupt the main thread. So there its handler only notes it, and is called at the end.
     clients/children.py has the same for programs that use only public names.
     """

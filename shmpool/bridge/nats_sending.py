@@ -157,7 +157,7 @@ class Sending:
             while why := await room.missing():
                 if self._source.waiting:
                     self._link.down(why)
-                else:  # a full stream keeps nobody waiting
+                elif not self._unacked:  # a full stream keeps nobody waiting
                     self._link.up()
                 await asyncio.sleep(SCAN_S)
             most = int(min(self._place.link.burst_bytes, self._most) / self._size)
