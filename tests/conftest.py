@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import advice
 import hypothesis
@@ -32,7 +32,9 @@ import pytest
 import shmpool
 import shmpool.mp.program
 import shmpool.pruning
-from tests.bridge_storm import Bridge
+
+if TYPE_CHECKING:
+    from tests.bridge_storm import Bridge
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it needs a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, not a measurement
@@ -549,12 +551,14 @@ def run_link() -> Iterator[RunLink]:
     assert all(ended)
 
 
-StartBridge = Callable[..., Bridge]
+StartBridge = Callable[..., "Bridge"]
 
 
 @pytest.fixture
 def start_bridge(tmp_path: Path) -> Iterator[StartBridge]:
     """start_bridge(name, config, ...): a Bridge, which is killed at the end if it still runs."""
+    from tests.bridge_storm import Bridge  # programs import this file, too, from another folder
+
     made: list[Bridge] = []
 
     def start_bridge(name: str, config: str, *arguments: Any, **options: Any) -> Bridge:
