@@ -532,8 +532,8 @@ static uint32_t side_published(const struct actor *a, const struct alf_ring *r)
 	return n;
 }
 
-/* Returns how many buffers a ring has room for. A producer that does not know yet of lanes that were
- * added has a larger room than its lane's share; its waker need not know that. */
+/* Returns how many buffers a ring has room for. A producer that does not know yet of lanes that
+ * were added has a larger room than its lane's share; its waker need not know that. */
 static uint32_t space(const struct actor *a, const struct alf_ring *r)
 {
 	const uint32_t n = alf_count(r);
