@@ -189,7 +189,7 @@ class Flow:
         while not self.over and arrived < (arrived := self.ledger.arrived):
             for thread in self._threads:
                 thread.join(GUARD_S)
-        assert self.over, f"{arrived} of {self._total} packets arrived"
+        assert self.over, f"{arrived} of {self._total} packets arrived; failed: {self.failed}"
         for error in self.failed:
             raise error
         return self.ledger
