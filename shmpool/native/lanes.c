@@ -31,6 +31,14 @@ uint32_t lanes_active(const struct lanes *l)
 	return n - 1 < l->n ? (uint32_t)n : l->n;
 }
 
+uint32_t lanes_know(struct lanes *l)
+{
+	const uint32_t n = lanes_active(l);
+	if (unlikely(n != load_relaxed(&l->active)))
+		share_out(l, n);
+	return n;
+}
+
 /* Adds lanes if the producers lose many compare-and-swaps on the lane of u. */
 static void grow(struct lanes *l, struct lane_user *u)
 {
@@ -39,6 +47,7 @@ static void grow(struct lanes *l, struct lane_user *u)
 	if (lost - u->lost >= LANES_PUTS / LANES_LOSS && n < l->n)
 		cas_seq_cst(&l->table->active, &n, 2 * n < l->n ? 2 * n : l->n); /* [LANES] */
 	u->lost = lost;
+	lanes_know(l);
 }
 
 static void put_into(struct lanes *l, struct lane_user *u, uint32_t lane)
@@ -50,17 +59,16 @@ static void put_into(struct lanes *l, struct lane_user *u, uint32_t lane)
 
 const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u)
 {
-	uint32_t n = lanes_active(l);
+	const bool grows = l->ring.flags & ALF_LANES_GROW;
+	const uint32_t n = grows ? lanes_know(l) : lanes_active(l);
 	if (!u->in) { /* a child that was forked in the middle of this has its number only */
 		u->producer = (uint32_t)add_relaxed(&l->table->producers, 1) % UINT32_MAX + 1;
 		put_into(l, u, (u->producer - 1) % n);
 	}
-	if (!(l->ring.flags & ALF_LANES_GROW)) {
+	if (!grows) {
 		store_release(&u->puts, INT32_MAX); /* pairs with fork(2) */
 		return u->in;
 	}
-	if (n != load_relaxed(&l->active))
-		share_out(l, n);
 	const uint32_t to = (u->producer - 1) % n;
 	/* [CONS] after the reserved positions, its own among them. */
 	if (to != u->in_lane && alf_empty(u->in))

@@ -12,7 +12,7 @@
  *     a producer  always in the same lane, so its messages keep their order. If lanes are added it
  *                 may go to another one, once it finds its own empty: all that it has put there was
  *                 taken. It looks for new lanes every LANES_PUTS puts, and at each put while it
- *                 has to go to another one.
+ *                 has to go to another one. If it finds no room, it learns its lane's share.
  *     a consumer  from its own lane; if that is empty, from the others. Every LANES_STAY messages
  *                 it looks at one other lane; if nobody has taken the message at its head since it
  *                 looked the last time, it stays there for as many. So a message at the head of its
@@ -104,6 +104,10 @@ uint32_t lanes_room(uint32_t capacity, uint32_t lanes);
 
 /* Returns how many lanes are in use: at least one, whatever a corrupted word says. */
 uint32_t lanes_active(const struct lanes *l);
+
+/* Shares the capacity of a queue with ALF_LANES_GROW out to the lanes in use, for this process, if
+ * it has not been. Returns how many they are. */
+uint32_t lanes_know(struct lanes *l);
 
 /* Chooses the lane into which u puts now, and `puts` times more. Returns it. */
 const struct alf_ring *lanes_choose_in(struct lanes *l, struct lane_user *u);

@@ -109,6 +109,20 @@ static ALWAYS_INLINE int get_through(const struct qmempool *p, struct member *m,
 			transfer_out(p, m, r, handle, n, side);
 }
 
+/* Counts a put that had no room, and makes known why: that the queue has ended, or what its lane's
+ * share is, before its producer sleeps. Returns error. */
+__attribute__((noinline, cold)) static int refused(struct qmempool *p, struct member *m,
+						   const struct alf_ring *r, int error)
+{
+	count_up(&m->counters[COUNT_FULL], 1);
+	if (error == -EPIPE)
+		store_relaxed(&r->q->ended, 1);
+	const struct alf_ring *queue = r->flags & ALF_LANE ? queue_ring(p, r->queue) : NULL;
+	if (queue && queue->flags & ALF_LANES_GROW)
+		lanes_know(queue->lanes);
+	return error;
+}
+
 /* queue_put(), but -ERESTART where the ring must get more memory first. */
 static ALWAYS_INLINE int put_backed(struct qmempool *p, struct member *m, const struct alf_ring *r,
 				    const uint64_t *handle, uint32_t n)
@@ -128,12 +142,7 @@ static ALWAYS_INLINE int put_backed(struct qmempool *p, struct member *m, const 
 	if (unlikely(error)) {
 		if (n > 1)
 			qmempool_unmark(p, m, handle, n);
-		if (error == -ERESTART)
-			return error;
-		count_up(&m->counters[COUNT_FULL], 1);
-		if (error == -EPIPE)
-			store_relaxed(&q->ended, 1);
-		return error;
+		return error == -ERESTART ? error : refused(p, m, r, error);
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);
 	if (unlikely(wait_anybody(r->data_wait))) /* [WAIT] after prod moved */

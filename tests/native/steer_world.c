@@ -532,22 +532,13 @@ static uint32_t side_published(const struct actor *a, const struct alf_ring *r)
 	return n;
 }
 
-/* Returns how many buffers a ring has room for. A producer that does not know yet of lanes that
- * were added has a larger room than its lane's share; its waker need not know that. */
-static uint32_t space(const struct actor *a, const struct alf_ring *r)
-{
-	const uint32_t n = alf_count(r);
-	const uint32_t room = queue_share((struct qmempool *)&a->pool, r);
-	return n < room ? room - n : 0;
-}
-
 static bool has_something(const struct actor *a, const struct alf_ring *r, const uint32_t *word)
 {
 	alf_position cons = load_relaxed(&r->q->cons);
 	if (topic_is(r))
 		return topic_has_something(a, word);
 	if (word == &r->q->room_wait || word == &r->q->room_many)
-		return alf_closed(r) || space(a, r) >= a->waits_for;
+		return alf_closed(r) || alf_avail_space(r) >= a->waits_for;
 	if (word == &r->q->data_wait) {
 		const struct alf_ring *part;
 		for (uint32_t k = 0; (part = queue_part(r, k)); k++)

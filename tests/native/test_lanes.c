@@ -306,6 +306,21 @@ static void growth(void)
 	EQUAL(LANES, lanes_active(r->lanes));
 }
 
+/* A producer that does not know of lanes that were added learns it when it finds no room. */
+static void no_room(void)
+{
+	begin();
+	struct member *m = attach();
+	const struct alf_ring *r = make(m, "queue", LANES * ROOM, LANES, ALF_LANES_GROW);
+	EQUAL(0, put(m, r, 0));
+	r->lanes->table->active = 2;
+	for (uint32_t i = 1; i < LANES * ROOM; i++)
+		EQUAL(0, put(m, r, i));
+	EQUAL(LANES * ROOM, alf_room(queue_part(r, 0)));
+	EQUAL(-ENOBUFS, put(m, r, 99));
+	EQUAL(lanes_room(LANES * ROOM, 2), alf_room(queue_part(r, 0)));
+}
+
 /* A process was forked while a thread chose its first lanes. A member of the child may get that
  * thread's number, and what the process remembers of it. */
 static void forked_between(void)
@@ -624,6 +639,7 @@ int main(void)
 	order();
 	fairness();
 	growth();
+	no_room();
 	forked_between();
 	threads();
 	waits();
