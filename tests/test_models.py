@@ -342,17 +342,24 @@ def test_queue(name: str, tmp_path: Path) -> None:
     _whole(_search("queue", QUEUES[name], tmp_path))
 
 
-@pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", LONG)
-def test_queue_long(name: str, tmp_path: Path) -> None:
-    """The same with more members and buffers at once."""
-    _whole(_search("queue", LONG[name], tmp_path, long=True))
-
-
 def test_cache(tmp_path: Path) -> None:
     """A cache whose owner, thief and recoverers may die at any step keeps each buffer once."""
     _whole(_search("cache", {"OPS": 4}, tmp_path))
+
+
+@pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        pytest.param(model, options, id=f"{model}-{name}")
+        for model, sizes in (("queue", LONG), ("lanes", LANES_LONG), ("topic", TOPICS_LONG))
+        for name, options in sizes.items()
+    ],
+)
+def test_long(model: str, options: dict[str, int], tmp_path: Path) -> None:
+    """The same with more members, buffers, messages or deaths at once."""
+    _whole(_search(model, options, tmp_path, long=True))
 
 
 @pytest.mark.parametrize(("mutation", "options"), MUTATIONS, ids=lambda x: x if str(x) == x else "")
@@ -393,14 +400,6 @@ def test_warm(name: str, tmp_path: Path) -> None:
 def test_lanes(name: str, tmp_path: Path) -> None:
     """Lanes keep each producer's order, no member sleeps beside a message, and all of them end."""
     _whole(_search("lanes", LANES[name], tmp_path))
-
-
-@pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", LANES_LONG)
-def test_lanes_long(name: str, tmp_path: Path) -> None:
-    """The same with more members, messages and deaths."""
-    _whole(_search("lanes", LANES_LONG[name], tmp_path, long=True))
 
 
 @pytest.mark.parametrize("name", TURNS)
@@ -470,14 +469,6 @@ def test_chain_mutation(mutation: str, tmp_path: Path) -> None:
 def test_topic(name: str, tmp_path: Path) -> None:
     """No crash at any step loses a message's buffer, frees it twice or while it is read."""
     _whole(_search("topic", TOPICS[name], tmp_path))
-
-
-@pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", TOPICS_LONG)
-def test_topic_long(name: str, tmp_path: Path) -> None:
-    """The same with a second subscriber, which has the dead one's bit, or a second publisher."""
-    _whole(_search("topic", TOPICS_LONG[name], tmp_path, long=True))
 
 
 @pytest.mark.parametrize(
