@@ -126,9 +126,15 @@ class Flow:
     """A thread that puts total packets into one queue, and one that takes them from the other."""
 
     def __init__(
-        self, pools: Pools, total: int, pause: Callable[[], object] = lambda: None
+        self,
+        pools: Pools,
+        total: int,
+        pause: Callable[[], object] = lambda: None,
+        stopped_s: float = 0.0,
     ) -> None:
-        """pause is called before each burst is taken."""
+        """pause is called before each burst is taken. stopped_s: for so long the test itself stops
+        the flow, one way after the other, and nothing can be put."""
+        self._patience = GUARD_S + stopped_s
         self.ledger, self._total, self._pause = Ledger(total), total, pause
         self._finish = threading.Event()
         self.failed: list[BaseException] = []
@@ -149,11 +155,11 @@ class Flow:
         pool, sent = self._source.pool, 0
         while sent < self._total and not self._finish.is_set():
             n = min(64, self._total - sent)
-            with pool.alloc_many(n, GUARD_S) as burst:
+            with pool.alloc_many(n, self._patience) as burst:
                 burst.lengths = SIZE
                 burst.marks = range(sent, sent + n)
                 burst.set_column(0, range(sent, sent + n), ">u4")
-                self._source.put_many(burst, GUARD_S)
+                self._source.put_many(burst, self._patience)
             sent += n
         self._total = self.ledger.total = sent
 
@@ -302,7 +308,7 @@ def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool 
             lossy(spaces) if loses else contextlib.nullcontext(),
             bridged(ends, spaces, Path(folder)) as bridges,
         ):
-            flow = Flow(ends, PACKETS_MAX, pause=go_on.wait)
+            flow = Flow(ends, PACKETS_MAX, pause=go_on.wait, stopped_s=2 * long_s)
             before, moved = 0, time.monotonic()
             while left and not flow.over:
                 time.sleep(chance.uniform(0.05, 0.4))

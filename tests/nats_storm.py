@@ -138,7 +138,7 @@ def storm(kills: int, seed: int, downs: int = 0, long_s: float = 0, loses: bool 
             time.sleep(PACE_S)
 
         with linked(ends, spaces, Path(folder)) as link:
-            flow = Flow(ends, PACKETS_MAX, pause)
+            flow = Flow(ends, PACKETS_MAX, pause, 2 * long_s)
             try:
                 _faults(chance, link, spaces, flow, kills, downs)
                 if long_s:
